@@ -1,0 +1,80 @@
+//! The disk seam: every byte that the server keeps goes through these calls.
+//!
+//! [`OsDisk`] is the production implementation. A simulator implements the same traits with pending writes, torn
+//! sectors and failing syncs.
+//!
+//! # Contract
+//!
+//! - What was written is durable once [`File::sync`] has returned, a name once [`Disk::sync_dir`] of its directory has.
+//!   Before that a crash may keep all of it, none of it, or any 512-byte sectors of it.
+//! - After a failed sync nothing is known about the unsynced bytes, and another sync proves nothing: the caller stops
+//!   the process.
+//! - The futures of [`OsDisk`] block the thread that polls them. They are only awaited in tasks started with
+//!   [`Tasks::spawn_disk`](crate::runtime::Tasks::spawn_disk), which own a thread in production.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A boxed future of a disk call.
+pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    ReadWrite,
+    /// A new file; fails with [`io::ErrorKind::AlreadyExists`] if there is one.
+    CreateNew,
+}
+
+/// Names: directories and what they hold.
+pub trait Disk: Send + Sync + 'static {
+    /// Creates a directory and its missing parents, durably. No error if it exists.
+    fn create_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// The names of the files in a directory, sorted.
+    fn list<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, Vec<String>>;
+
+    /// Opens a file. The name of a new one is durable only after [`Disk::sync_dir`].
+    fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> DiskFuture<'a, Arc<dyn File>>;
+
+    /// Renames a file within its directory, replacing what had the new name. Durable after [`Disk::sync_dir`].
+    fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Removes a file. Durable after [`Disk::sync_dir`].
+    fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Locks a file (creating it) until the returned guard is dropped or the process ends. Fails at once with
+    /// [`io::ErrorKind::WouldBlock`] if another process has it.
+    fn lock<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Box<dyn Lock>>;
+}
+
+/// One open file. Reads and writes name their place; there is no cursor.
+pub trait File: Send + Sync + 'static {
+    /// The length in bytes.
+    fn size(&self) -> DiskFuture<'_, u64>;
+
+    /// Reads exactly `len` bytes, or fails with [`io::ErrorKind::UnexpectedEof`].
+    fn read_at(&self, offset: u64, len: usize) -> DiskFuture<'_, Vec<u8>>;
+
+    /// Writes all of `data`, extending the file where needed.
+    fn write_at<'a>(&'a self, offset: u64, data: &'a [u8]) -> DiskFuture<'a, ()>;
+
+    /// Makes the file `size` bytes long: cut, or extended by zeros that have their room on the disk
+    /// ([`io::ErrorKind::StorageFull`] otherwise), so that later writes below `size` need no new blocks.
+    fn set_size(&self, size: u64) -> DiskFuture<'_, ()>;
+
+    /// Makes content and size durable (`fdatasync`).
+    fn sync(&self) -> DiskFuture<'_, ()>;
+}
+
+/// Holds a lock while it lives.
+pub trait Lock: Send + Sync + 'static {}

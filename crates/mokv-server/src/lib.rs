@@ -1,0 +1,7 @@
+//! The mökv server as a library.
+
+pub mod command;
+pub mod disk;
+pub mod error;
+pub mod raft;
+pub mod runtime;

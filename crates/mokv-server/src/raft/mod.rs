@@ -1,0 +1,3 @@
+//! Consensus.
+
+pub mod types;
