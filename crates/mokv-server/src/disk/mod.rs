@@ -14,9 +14,15 @@
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+
+pub mod os;
+#[cfg(test)]
+pub(crate) mod sim;
+
+pub use os::OsDisk;
 
 /// A boxed future of a disk call.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -78,3 +84,58 @@ pub trait File: Send + Sync + 'static {
 
 /// Holds a lock while it lives.
 pub trait Lock: Send + Sync + 'static {}
+
+/// The name under which [`write_atomically`] prepares a file. One that is found at a start was never finished.
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
+/// Puts `bytes` under the name `path`, durably: after a crash the name has either all of its old content or all of the
+/// new one. One writer per name at a time.
+///
+/// # Errors
+///
+/// As the disk reports them. The old content is untouched, unless only the last step failed, which makes the new name
+/// durable.
+pub async fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = unfinished(path);
+    remove_if_present(disk, &unfinished).await?;
+    let file = disk.open(&unfinished, OpenMode::CreateNew).await?;
+    file.write_at(0, bytes).await?;
+    file.sync().await?;
+    disk.rename(&unfinished, path).await?;
+    disk.sync_dir(parent(path)).await
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+///
+/// As the disk reports them; [`io::ErrorKind::NotFound`] if there is no such file.
+pub async fn read(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read).await?;
+    let size = file.size().await?;
+    file.read_at(0, usize::try_from(size).map_err(io::Error::other)?).await
+}
+
+/// Removes a file that may not be there. Durable after [`Disk::sync_dir`].
+///
+/// # Errors
+///
+/// As the disk reports them, except [`io::ErrorKind::NotFound`].
+pub async fn remove_if_present(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The directory that holds a name. A bare name is in the working directory.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
