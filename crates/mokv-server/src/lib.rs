@@ -5,3 +5,4 @@ pub mod disk;
 pub mod error;
 pub mod raft;
 pub mod runtime;
+pub mod store;

@@ -1,0 +1,145 @@
+//! Building the state from a snapshot.
+
+use bytes::Bytes;
+use mokv_proto::internal;
+use prost::Message;
+
+use super::Position;
+use super::hash::StateHash;
+use super::key::Key;
+use super::pairs::Pairs;
+use super::record::Stored;
+use super::sessions::Sessions;
+use super::state::Settled;
+
+/// Why a snapshot was refused. It is damaged, or was written by something else: nothing was changed, take another one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The head says nothing that could be loaded.
+    #[error("malformed snapshot head: {0}")]
+    Head(&'static str),
+
+    /// A session that can't have been in a state.
+    #[error("malformed session {client_id} in a snapshot: {problem}")]
+    Session {
+        /// The session's client id.
+        client_id: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A pair is not after the one before it.
+    #[error("pair {number} of a snapshot has a key that is not above the one before")]
+    KeyOrder {
+        /// Which pair, counted from 0.
+        number: usize,
+    },
+
+    /// There are more or fewer pairs than the head says.
+    #[error("the snapshot has {found} pairs where its head says {expected}")]
+    KeyCount {
+        /// What the head says.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+
+    /// What was loaded is not what the snapshot was taken of.
+    #[error("the snapshot's content has the state hash {found} where its head says {expected}")]
+    StateHash {
+        /// What the head says.
+        expected: StateHash,
+        /// What came.
+        found: StateHash,
+    },
+}
+
+/// Takes in a snapshot: the head, then sessions and pairs as they come, then a check of the whole.
+pub struct Loader {
+    applied: Position,
+    membership: Bytes,
+    revision: u64,
+    keys: u64,
+    state_hash: StateHash,
+    sessions: Sessions,
+    pairs: Vec<(Key, Stored)>,
+}
+
+/// A state that was loaded and checked, for [`Store::replace`](super::Store::replace).
+pub struct Loaded {
+    pub(super) applied: Position,
+    pub(super) pairs: Pairs,
+    pub(super) sessions: Sessions,
+    pub(super) membership: Bytes,
+}
+
+impl Loader {
+    /// Begins with a snapshot's head.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Head`].
+    pub fn new(head: internal::SnapshotHead) -> Result<Self, LoadError> {
+        let last = internal::LogId::decode(head.last_log_id).map_err(|_| LoadError::Head("no log position"))?;
+        let state_hash = head.state_hash.as_ref().try_into().map_err(|_| LoadError::Head("no state hash"))?;
+        Ok(Self {
+            applied: Position { term: last.term, index: last.index },
+            membership: head.membership,
+            revision: head.revision,
+            keys: head.keys,
+            state_hash: StateHash::from_bytes(state_hash),
+            sessions: Sessions::new(head.next_client_id),
+            pairs: Vec::new(),
+        })
+    }
+
+    /// Takes in a session.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Session`].
+    pub fn push_session(&mut self, session: internal::Session) -> Result<(), LoadError> {
+        let client_id = session.client_id;
+        self.sessions.load(session).map_err(|problem| LoadError::Session { client_id, problem })
+    }
+
+    /// Takes in a pair. Keys come in strictly ascending order. The bytes are copied.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::KeyOrder`].
+    pub fn push_pair(&mut self, pair: internal::Pair) -> Result<(), LoadError> {
+        let key = Key::new(&pair.key);
+        if self.pairs.last().is_some_and(|(last, _)| *last >= key) {
+            return Err(LoadError::KeyOrder { number: self.pairs.len() });
+        }
+        let record = Stored::new(&pair.key, &pair.value, pair.create_revision, pair.mod_revision, pair.version);
+        self.pairs.push((key, record));
+        Ok(())
+    }
+
+    /// Checks that everything has come as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::KeyCount`], [`LoadError::StateHash`].
+    pub fn finish(self) -> Result<Loaded, LoadError> {
+        let found = self.pairs.len() as u64;
+        if found != self.keys {
+            return Err(LoadError::KeyCount { expected: self.keys, found });
+        }
+        let pairs = Pairs::from_sorted(self.pairs, self.revision);
+        let found = Settled::new(Some(self.applied), &pairs, &self.sessions).hash;
+        if found != self.state_hash {
+            return Err(LoadError::StateHash { expected: self.state_hash, found });
+        }
+        Ok(Loaded { applied: self.applied, membership: self.membership, pairs, sessions: self.sessions })
+    }
+}
+
+impl Loaded {
+    /// The last log entry in the state.
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+}

@@ -1,0 +1,130 @@
+//! The state under the store's lock, and what each command does to it.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::mem;
+
+use bytes::Bytes;
+use mokv_proto::internal::OpenSessionOutcome;
+
+use super::hash::StateHash;
+use super::load::Loaded;
+use super::pairs::Pairs;
+use super::sessions::{Admission, Sessions};
+use super::superseded::Superseded;
+use super::{Position, Progress};
+use crate::command::{Op, Outcome, OutcomeResult, RequestId};
+
+/// The replicated state, and the pins on it.
+pub(super) struct State {
+    pub(super) pairs: Pairs,
+    pub(super) sessions: Sessions,
+    pub(super) membership: Bytes,
+    pub(super) settled: Settled,
+    /// Which `pairs` these are: a snapshot that is installed begins the next generation.
+    pub(super) generation: u64,
+    /// Pairs that a snapshot replaced while they were pinned. They change no more.
+    retired: BTreeMap<u64, Pairs>,
+}
+
+/// What is said of the state: as of the last whole entry, also while the next one is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) progress: Progress,
+    pub(super) keys: usize,
+    pub(super) sessions: usize,
+    pub(super) hash: StateHash,
+}
+
+impl Settled {
+    pub(super) fn new(applied: Option<Position>, pairs: &Pairs, sessions: &Sessions) -> Self {
+        Self {
+            progress: Progress { applied, revision: pairs.revision() },
+            keys: pairs.len(),
+            sessions: sessions.len(),
+            hash: StateHash::of(pairs.hash(), sessions.hash(), pairs.revision(), sessions.next_client_id()),
+        }
+    }
+}
+
+/// What nobody needs any more. Dropping it may take long: not under the lock.
+pub(super) type Garbage = (Option<Pairs>, Option<Superseded>);
+
+impl State {
+    pub(super) fn new() -> Self {
+        let (pairs, sessions) = (Pairs::default(), Sessions::new(1));
+        let settled = Settled::new(None, &pairs, &sessions);
+        Self { pairs, sessions, membership: Bytes::new(), settled, generation: 0, retired: BTreeMap::new() }
+    }
+
+    /// Executes one command. Total: whatever the command says, all nodes come to the same outcome.
+    pub(super) fn execute(&mut self, id: Option<&RequestId>, op: &Op) -> Outcome {
+        let Some(id) = id else { return self.perform(op) };
+        match self.sessions.admit(id) {
+            Admission::New => {
+                let outcome = self.perform(op);
+                self.sessions.remember(id, outcome);
+                outcome
+            }
+            Admission::Repeated(outcome) => outcome,
+            Admission::Refused(reason) => Outcome { result: Some(OutcomeResult::Rejected(reason.into())) },
+        }
+    }
+
+    fn perform(&mut self, op: &Op) -> Outcome {
+        let result = match op {
+            Op::Set(set) => OutcomeResult::Set(self.pairs.set(&set.key, &set.value)),
+            Op::Delete(delete) => OutcomeResult::Delete(self.pairs.delete(&delete.key)),
+            Op::OpenSession(_) => OutcomeResult::OpenSession(OpenSessionOutcome { client_id: self.sessions.open() }),
+        };
+        Outcome { result: Some(result) }
+    }
+
+    /// Ends an entry.
+    pub(super) fn settle(&mut self, at: Position) {
+        debug_assert!(self.settled.progress.applied < Some(at), "entries are applied in order, each once");
+        self.settled = Settled::new(Some(at), &self.pairs, &self.sessions);
+    }
+
+    /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
+    pub(super) fn replace(&mut self, loaded: Loaded) -> Garbage {
+        let old = mem::replace(&mut self.pairs, loaded.pairs);
+        self.sessions = loaded.sessions;
+        self.membership = loaded.membership;
+        self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions);
+        let generation = self.generation;
+        self.generation += 1;
+        if old.pins() == 0 {
+            return (Some(old), None);
+        }
+        self.retired.insert(generation, old);
+        (None, None)
+    }
+
+    /// The pairs of a generation that is the present one or pinned.
+    pub(super) fn pairs_of(&self, generation: u64) -> &Pairs {
+        if generation == self.generation { &self.pairs } else { &self.retired[&generation] }
+    }
+
+    /// Ends a pin.
+    pub(super) fn release(&mut self, generation: u64, revision: u64) -> Garbage {
+        if generation == self.generation {
+            return (None, self.pairs.release(revision));
+        }
+        let Entry::Occupied(mut retired) = self.retired.entry(generation) else {
+            unreachable!("pinned pairs stay for their pins");
+        };
+        let superseded = retired.get_mut().release(revision);
+        let pairs = superseded.is_some().then(|| retired.remove());
+        (pairs, superseded)
+    }
+
+    pub(super) fn pins(&self) -> usize {
+        self.pairs.pins() + self.retired.values().map(Pairs::pins).sum::<usize>()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let retired: usize = self.retired.values().map(Pairs::memory_bytes).sum();
+        self.pairs.memory_bytes() + retired + self.sessions.memory_bytes()
+    }
+}
