@@ -1,6 +1,7 @@
 //! The mökv server as a library.
 
 pub mod command;
+pub mod config;
 pub mod disk;
 pub mod error;
 pub mod raft;
