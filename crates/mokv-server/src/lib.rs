@@ -6,4 +6,5 @@ pub mod disk;
 pub mod error;
 pub mod raft;
 pub mod runtime;
+pub mod snapshot;
 pub mod store;
