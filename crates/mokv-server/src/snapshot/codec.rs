@@ -33,7 +33,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::{Buf, Bytes, BytesMut};
-use mokv_proto::internal::{Pair, Session, SnapshotHead};
+use mokv_proto::internal::{LogId, Pair, Session, SnapshotHead};
 use prost::Message;
 
 const MAGIC: [u8; 8] = *b"mokvsnap";
@@ -409,6 +409,18 @@ impl Decoder {
     fn error(&self, problem: Problem) -> DecodeError {
         DecodeError { offset: self.offset, problem }
     }
+}
+
+/// The last log entry in the state that this is the head of.
+///
+/// # Errors
+///
+/// The head says nothing that could be a log position.
+pub fn last_log_id(head: &SnapshotHead) -> Result<LogId, DecodeError> {
+    LogId::decode(&head.last_log_id[..]).map_err(|error| {
+        let offset = (HEADER_BYTES + FRAME_BYTES) as u64;
+        DecodeError { offset, problem: Problem::MalformedItem(error) }
+    })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
