@@ -1,3 +1,4 @@
 //! Consensus.
 
+pub mod log;
 pub mod types;
