@@ -1,5 +1,7 @@
 //! Building the state from a snapshot.
 
+use std::fmt;
+
 use bytes::Bytes;
 use mokv_proto::internal;
 use prost::Message;
@@ -141,5 +143,17 @@ impl Loaded {
     /// The last log entry in the state.
     pub fn applied(&self) -> Position {
         self.applied
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("applied", &self.applied).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("applied", &self.applied).finish_non_exhaustive()
     }
 }

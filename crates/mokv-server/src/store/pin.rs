@@ -1,5 +1,6 @@
 //! Views of the store that stay as they are while it changes.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,6 +43,12 @@ impl Pin {
     pub fn scan(&self, range: &KeyRange, limit: ChunkLimit) -> Chunk {
         let found = self.shared.read().pairs_of(self.generation).scan(self.revision, range, limit);
         found.into()
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pin").field("revision", &self.revision).finish_non_exhaustive()
     }
 }
 
@@ -116,5 +123,12 @@ impl Checkpoint {
     /// The next pairs of a range. See [`Pin::scan`].
     pub fn scan(&self, range: &KeyRange, limit: ChunkLimit) -> Chunk {
         self.pin.scan(range, limit)
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut checkpoint = f.debug_struct("Checkpoint");
+        checkpoint.field("applied", &self.applied).field("revision", &self.revision()).finish_non_exhaustive()
     }
 }

@@ -53,7 +53,6 @@ pub(super) enum Admission {
 /// All sessions.
 ///
 /// Invariant: `by_use` holds each session once, under its `last_used`.
-#[derive(Clone)]
 pub(super) struct Sessions {
     by_client: Arc<ByClient>,
     by_use: BTreeMap<u64, u64>,

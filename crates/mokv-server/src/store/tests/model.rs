@@ -251,7 +251,7 @@ impl Scan {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn the_store_is_what_the_model_is(steps in vec(steps(), 1..60)) {
