@@ -283,11 +283,9 @@ async fn encode(
     mut receiver: SnapshotReceiver,
     cancelled: CancellationToken,
 ) -> Result<SnapshotInfo, SnapshotError> {
-    let mut size = 0;
     let mut encoder = Encoder::new(&head)?;
     for session in checkpoint.sessions() {
         if let Some(bytes) = encoder.session(&session)? {
-            size += bytes.len() as u64;
             receiver.write(bytes.into()).await?;
         }
     }
@@ -299,16 +297,15 @@ async fn encode(
         let chunk = checkpoint.scan(&rest, ChunkLimit::default());
         for pair in chunk.pairs {
             if let Some(bytes) = encoder.pair(&pair.into())? {
-                size += bytes.len() as u64;
                 receiver.write(bytes.into()).await?;
             }
         }
         range = chunk.next.map(|key| rest.starting_at(key));
     }
-    let bytes = encoder.finish();
-    size += bytes.len() as u64;
-    receiver.write(bytes.into()).await?;
-    receiver.finish(size).await
+    // The store need not keep what is encoded until it is synced too.
+    drop(checkpoint);
+    receiver.write(encoder.finish().into()).await?;
+    receiver.complete().await
 }
 
 /// Builds the state from the blocks of a snapshot.

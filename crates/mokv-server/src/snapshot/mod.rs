@@ -22,6 +22,10 @@ pub use receiver::SnapshotReceiver;
 
 use crate::store::LoadError;
 
+/// What an operator can do about a snapshot that can't be used.
+const REMEDY: &str = "move the file away and start again: the node then uses the snapshot before it, if its log goes on \
+                      from there; otherwise remove the data directory and let the node join again as a new one";
+
 /// Why a snapshot was not written, received, sent or loaded. The complete snapshots are as they were before.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -31,10 +35,7 @@ pub enum SnapshotError {
 
     /// A complete snapshot is not what was written. Nothing of it was used. The snapshot before it, if there is one, is
     /// as good if the log still has all entries that follow on it.
-    #[error(
-        "the snapshot {path} is damaged {problem}: move the file away and start again, which uses the one before it, or, \
-         if the node then misses entries of its log, remove the data directory and let the node join again"
-    )]
+    #[error("the snapshot {path} is damaged {problem}; {REMEDY}")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum SnapshotError {
 
     /// A complete snapshot decodes, but not to the state that it says it is. Nothing of it was used. As for
     /// [`SnapshotError::Damaged`], the one before it may help.
-    #[error("the snapshot {path} is not of the state that it names: {problem}")]
+    #[error("the snapshot {path} is not of the state that it names: {problem}; {REMEDY}")]
     WrongState {
         /// The file.
         path: PathBuf,
@@ -80,8 +81,8 @@ pub enum SnapshotError {
     #[error(transparent)]
     ItemTooLarge(#[from] ItemTooLarge),
 
-    /// The snapshot has given way to newer ones: take [`Snapshots::latest`].
-    #[error("the snapshot {0} was removed: there are newer ones")]
+    /// The snapshot has given way to newer ones, or somebody removed it: take [`Snapshots::latest`].
+    #[error("the snapshot {0} is not there any more")]
     Gone(PathBuf),
 
     /// The caller hung up before it was complete, or the node is stopping. Nothing is left of it.

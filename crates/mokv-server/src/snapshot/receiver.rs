@@ -25,14 +25,15 @@ const SYNC_BYTES: u64 = 4 << 20;
 /// Takes the bytes of a snapshot, in order, and makes them a complete one. Dropping it calls the snapshot off.
 pub struct SnapshotReceiver {
     parts: mpsc::Sender<Part>,
+    received: u64,
     /// What the disk task ended with; taken by who is told.
     outcome: Option<oneshot::Receiver<Result<SnapshotInfo, SnapshotError>>>,
 }
 
 enum Part {
     Data(Bytes),
-    /// That was all: so many bytes.
-    End(u64),
+    /// That was all.
+    End,
 }
 
 impl fmt::Debug for SnapshotReceiver {
@@ -46,7 +47,7 @@ impl SnapshotReceiver {
         let (sender, parts) = mpsc::channel(PARTS_AHEAD);
         let (done, outcome) = oneshot::channel();
         tasks.spawn_disk("snapshot-write", async move { drop(done.send(receive(&snapshots, parts).await)) }.boxed())?;
-        Ok(Self { parts: sender, outcome: Some(outcome) })
+        Ok(Self { parts: sender, received: 0, outcome: Some(outcome) })
     }
 
     /// Takes the next bytes. Waits while too many are on their way to the disk.
@@ -55,6 +56,7 @@ impl SnapshotReceiver {
     ///
     /// As [`SnapshotReceiver::finish`]. The receiver is of no more use.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), SnapshotError> {
+        self.received += bytes.len() as u64;
         if self.parts.send(Part::Data(bytes)).await.is_ok() {
             return Ok(());
         }
@@ -64,15 +66,22 @@ impl SnapshotReceiver {
         }
     }
 
-    /// Completes the snapshot, which had `size` bytes, and returns when it is durable.
+    /// Completes the snapshot, which was announced to have `size` bytes, and returns when it is durable.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::DiskFull`]: try again later. [`SnapshotError::Invalid`] or [`SnapshotError::WrongSize`]: what was
-    /// written is no snapshot. [`SnapshotError::Io`] and, if the node is stopping, [`SnapshotError::Cancelled`].
-    pub async fn finish(mut self, size: u64) -> Result<SnapshotInfo, SnapshotError> {
+    /// received is no snapshot. [`SnapshotError::Io`] and, if the node is stopping, [`SnapshotError::Cancelled`].
+    pub async fn finish(self, size: u64) -> Result<SnapshotInfo, SnapshotError> {
+        if self.received != size {
+            return Err(SnapshotError::WrongSize { expected: size, received: self.received });
+        }
+        self.complete().await
+    }
+
+    pub(super) async fn complete(mut self) -> Result<SnapshotInfo, SnapshotError> {
         // If the disk task has failed, its outcome says so.
-        self.parts.send(Part::End(size)).await.ok();
+        self.parts.send(Part::End).await.ok();
         self.outcome().await
     }
 
@@ -118,7 +127,7 @@ impl TemporaryFile {
     async fn fill(&mut self, mut parts: mpsc::Receiver<Part>) -> Result<SnapshotInfo, SnapshotError> {
         let mut decoder = Decoder::new();
         let mut last_log_id = LogId::default();
-        let expected = loop {
+        loop {
             match parts.recv().await {
                 Some(Part::Data(bytes)) => {
                     decoder.push(&bytes);
@@ -129,12 +138,9 @@ impl TemporaryFile {
                     }
                     self.append(&bytes).await.map_err(|error| SnapshotError::from_disk(&self.path, error))?;
                 }
-                Some(Part::End(size)) => break size,
+                Some(Part::End) => break,
                 None => return Err(SnapshotError::Cancelled),
             }
-        };
-        if expected != self.size {
-            return Err(SnapshotError::WrongSize { expected, received: self.size });
         }
         decoder.finish()?;
         self.file.sync().await.map_err(|error| SnapshotError::from_disk(&self.path, error))?;
