@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{self, Block, Decoder};
 use super::{SnapshotError, SnapshotInfo, Snapshots};
-use crate::disk::{Disk, File, OpenMode};
+use crate::disk::{self, Disk, File, OpenMode};
 use crate::runtime::Tasks;
 
 /// Parts that may wait to be written. Blocks of 256 KiB fill it while [`SYNC_BYTES`] are on their way to the disk, so
@@ -158,13 +158,9 @@ impl TemporaryFile {
     }
 
     async fn remove(&self) {
-        match self.disk.remove(&self.path).await {
-            Ok(()) => {}
-            // It has its final name already; the next start finds it complete.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "a left-over of a snapshot could not be removed");
-            }
+        // It may have its final name already; the next start finds it complete then.
+        if let Err(error) = disk::remove_if_present(&*self.disk, &self.path).await {
+            tracing::warn!(path = %self.path.display(), %error, "a left-over of a snapshot could not be removed");
         }
     }
 }
