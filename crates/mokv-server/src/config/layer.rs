@@ -104,7 +104,9 @@ fn is_service_link(name: &str, text: &str) -> bool {
 }
 
 fn unknown(kind: &'static str, name: &str, place: &str, known: impl Iterator<Item = String>) -> ConfigError {
-    let near = known.map(|known| (strsim::jaro_winkler(name, &known), known));
+    // What all variables have in common makes none of them near.
+    let own_part = |name: &str| name.trim_start_matches("MOKV_").to_owned();
+    let near = known.map(|known| (strsim::jaro_winkler(&own_part(name), &own_part(&known)), known));
     let nearest =
         near.filter(|(nearness, _)| *nearness > NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name);
     ConfigError::Unknown { kind, name: name.to_owned(), place: place.to_owned(), nearest }

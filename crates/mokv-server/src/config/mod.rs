@@ -17,6 +17,7 @@ pub use layer::Layer;
 pub use settings::{SETTINGS, Setting};
 
 use units::HostPort;
+pub use units::parse_duration;
 
 /// Serf's bound on a member's name.
 const NODE_NAME_CHARS_MAX: usize = 128;

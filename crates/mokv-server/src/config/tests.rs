@@ -81,6 +81,7 @@ fn an_unknown_key_is_refused_and_the_nearest_named() {
         complaint(env(&[("MOKV_DATADIR", "/d")])),
         "unknown environment variable `MOKV_DATADIR` in the environment: did you mean `MOKV_DATA_DIR`?"
     );
+    assert_eq!(complaint(env(&[("MOKV_X", "1")])), "unknown environment variable `MOKV_X` in the environment");
 }
 
 #[test]

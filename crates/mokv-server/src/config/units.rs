@@ -5,7 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Reads a duration: a whole number and one of `ms`, `s`, `m`, `h`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+///
+/// A sentence that says what would be right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration: write a whole number and a unit, like 150ms, 10s, 5m or 1h");
     let (number, unit) = split_unit(text).ok_or_else(wrong)?;
     let unit_ms = match unit {
