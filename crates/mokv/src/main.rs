@@ -1,2 +1,103 @@
-//! placeholder
-fn main() {}
+//! mökv: the server, its command line, and a whole cluster on one machine, in one binary.
+//!
+//! One file a command: each has its arguments with their help, and `run`. What the commands share: whom to ask
+//! ([`cluster_args`]), how results look ([`output`], [`pair`]) and how a command ends ([`exit`]).
+
+mod cluster_args;
+mod completion;
+mod delete;
+mod dev;
+mod exit;
+mod export;
+mod get;
+mod import;
+mod list;
+mod logging;
+mod member;
+mod output;
+mod pair;
+mod serve;
+mod servers;
+mod set;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use exit::{EXIT_CODES, Failure};
+
+/// A distributed, strongly consistent, in-memory key-value store
+///
+/// Without a command it runs a node, as `mokv serve` does. `mokv dev` runs a whole cluster on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "mokv", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Dev(dev::DevArgs),
+    Get(get::GetArgs),
+    Set(set::SetArgs),
+    Delete(delete::DeleteArgs),
+    List(list::ListArgs),
+    Servers(servers::ServersArgs),
+    Status(status::StatusArgs),
+    Member(member::MemberArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
+    Completion(completion::CompletionArgs),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::error(format!("can't start threads: {error}")).report(),
+    };
+    let ended = runtime.block_on(run(cli));
+    // Without waiting for a read of standard input that may never end.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => args.run().await,
+        Command::Dev(args) => args.run().await,
+        Command::Get(args) => args.run().await,
+        Command::Set(args) => args.run().await,
+        Command::Delete(args) => args.run().await,
+        Command::List(args) => args.run().await,
+        Command::Servers(args) => args.run().await,
+        Command::Status(args) => args.run().await,
+        Command::Member(args) => args.run().await,
+        Command::Import(args) => args.run().await,
+        Command::Export(args) => args.run().await,
+        Command::Completion(args) => args.run(Cli::command()),
+        Command::Version => Ok(output::line(format_args!("mokv {}", env!("CARGO_PKG_VERSION")))?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+}

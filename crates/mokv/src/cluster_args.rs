@@ -1,0 +1,34 @@
+//! The options that every client command has: whom to ask, and how long to wait.
+
+use std::time::Duration;
+
+use clap::Args;
+use mokv_client::Client;
+use mokv_server::config::parse_duration;
+
+use crate::exit::Failure;
+
+/// Whom to ask, and how long to wait.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Nodes of the cluster: host:port, several separated by commas
+    #[arg(long, env = "MOKV_ENDPOINTS", value_name = "HOST:PORT,...", default_value = "127.0.0.1:8400")]
+    pub(crate) endpoints: String,
+
+    /// How long to wait for an answer
+    #[arg(long, env = "MOKV_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+}
+
+impl ClusterArgs {
+    /// The client that the options describe.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        self.client_of(&self.endpoints)
+    }
+
+    /// A client of other endpoints, with the same timeout.
+    pub(crate) fn client_of(&self, endpoints: &str) -> Result<Client, Failure> {
+        let client = Client::connect(endpoints).map_err(Failure::usage)?;
+        Ok(client.with_timeout(self.timeout))
+    }
+}

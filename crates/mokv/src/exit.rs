@@ -1,0 +1,112 @@
+//! How a command ends: the exit codes, which scripts rely on, and the one or two lines that say what to do.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use mokv_client::Error;
+
+/// For `--help`. The codes never change their meaning.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  what was asked for does not exist
+  4  unavailable: no answer in time, or the outcome of a write is unknown
+  5  refused: the cluster is in no state for what was asked";
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<&'static str>,
+}
+
+impl Failure {
+    /// Anything that has no code of its own.
+    pub(crate) fn error(message: impl Display) -> Self {
+        Self { code: 1, message: message.to_string(), hint: None }
+    }
+
+    /// The user asked for something that can't be meant.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self { code: 2, message: message.to_string(), hint: None }
+    }
+
+    /// What was asked for does not exist.
+    pub(crate) fn not_found(message: impl Display) -> Self {
+        Self { code: 3, message: message.to_string(), hint: None }
+    }
+
+    /// Nobody answered.
+    pub(crate) fn unavailable(message: impl Display) -> Self {
+        let hint =
+            "is a node running there? --endpoints or MOKV_ENDPOINTS says whom to ask; `mokv dev` starts a cluster here";
+        Self { code: 4, message: message.to_string(), hint: Some(hint) }
+    }
+
+    /// The same failure, said of something.
+    pub(crate) fn of(self, what: impl Display) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// Tells the user, and returns what the process exits with.
+    pub(crate) fn report(&self) -> ExitCode {
+        // Without standard error there is nobody left to tell.
+        drop(writeln!(io::stderr(), "error: {}", self.message));
+        if let Some(hint) = self.hint {
+            drop(writeln!(io::stderr(), "hint: {hint}"));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Unavailable(_) => Self::unavailable(error),
+            Error::OutcomeUnknown(_) => Self {
+                code: 4,
+                message: error.to_string(),
+                hint: Some("read the key to find out, or send the write again if doing it twice is harmless"),
+            },
+            Error::NotFound(_) => Self::not_found(error),
+            Error::Refused(_) => Self { code: 5, message: error.to_string(), hint: None },
+            _ => Self::error(error),
+        }
+    }
+}
+
+/// Of standard output. Who no longer reads (`mokv list | head`) got what they wanted.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self { code: 0, message: "nobody reads the output any more".into(), hint: None };
+        }
+        Self::error(format!("can't write the output: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_documented_ones() {
+        let table = [
+            (Error::Unavailable(String::new()), 4),
+            (Error::OutcomeUnknown(String::new()), 4),
+            (Error::NotFound(String::new()), 3),
+            (Error::Refused(String::new()), 5),
+            (Error::Invalid(String::new()), 1),
+            (Error::DiskFull(String::new()), 1),
+            (Error::QuotaExceeded(String::new()), 1),
+            (Error::SessionExpired { maybe_applied: false }, 1),
+        ];
+        for (error, code) in table {
+            assert_eq!(Failure::from(error.clone()).code, code, "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{Ended, free_port, mokv};
+
+/// A node of its own, ended with the test.
+struct Server {
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Server {
+    /// Starts a node and waits until it listens.
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        let data_dir = dir.path().join("data");
+        let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
+        let gossip = format!("127.0.0.1:{}", ports[0]);
+        let args = ["serve", "--bootstrap", "--exit-with-stdin", "--node-name", "n", "--bind-addr", &gossip];
+        let mut command = mokv(&args);
+        command.args(["--rpc-port", &ports[1], "--metrics-port", &ports[2], "--data-dir"]).arg(data_dir);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("mokv");
+        let address = (Ipv4Addr::LOCALHOST, ports[1].parse().expect("a port"));
+        while TcpStream::connect(address).is_err() {
+            assert!(child.try_wait().expect("mokv").is_none(), "the node ended: {}", Self::end(child).err);
+            std::thread::yield_now();
+        }
+        Self { child, _dir: dir }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a signal");
+    }
+
+    fn end(child: Child) -> Ended {
+        child.wait_with_output().expect("mokv").into()
+    }
+}
+
+#[test]
+fn a_signal_stops_the_server_cleanly() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Server::start();
+        // `wait_with_output` would close it, and so stop the server by itself.
+        let stdin = server.child.stdin.take();
+        server.signal(signal);
+        let ended = Server::end(server.child);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        drop(stdin);
+    }
+}
+
+#[test]
+fn the_end_of_standard_input_stops_the_server_of_a_parent() {
+    let mut server = Server::start();
+    server.child.stdin.as_mut().expect("stdin").write_all(b"what is written does not matter").expect("write");
+    let ended = Server::end(server.child);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
