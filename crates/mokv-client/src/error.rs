@@ -87,15 +87,21 @@ impl Error {
         let message = status.message().to_owned();
         let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
         match info.as_ref().map(|info| info.reason.as_str()) {
-            Some("NO_LEADER" | "UNAVAILABLE" | "READ_TIMEOUT" | "REVISION_NOT_REACHED" | "SESSION_FULL") => {
-                Self::Unavailable(message)
-            }
+            Some(
+                "NO_LEADER"
+                | "UNAVAILABLE"
+                | "READ_TIMEOUT"
+                | "REVISION_NOT_REACHED"
+                | "SESSION_FULL"
+                | "LIST_TOO_SLOW",
+            ) => Self::Unavailable(message),
             Some("OUTCOME_UNKNOWN") => Self::lost(effect, message),
             Some("SESSION_EXPIRED") => Self::SessionExpired { maybe_applied: false },
             Some("DISK_FULL") => Self::DiskFull(message),
             Some("QUOTA_EXCEEDED") => Self::QuotaExceeded(message),
             Some("NOT_FOUND") => Self::NotFound(message),
-            Some("INVALID") => Self::Invalid(message),
+            Some("REFUSED") => Self::Refused(message),
+            Some("INVALID" | "REQUEST_TOO_LARGE") => Self::Invalid(message),
             _ => Self::from_code(status, effect),
         }
     }
@@ -156,6 +162,9 @@ mod tests {
             (Code::ResourceExhausted, "QUOTA_EXCEEDED", Error::QuotaExceeded("m".into())),
             (Code::NotFound, "NOT_FOUND", Error::NotFound("m".into())),
             (Code::InvalidArgument, "INVALID", Error::Invalid("m".into())),
+            (Code::ResourceExhausted, "REQUEST_TOO_LARGE", Error::Invalid("m".into())),
+            (Code::FailedPrecondition, "REFUSED", Error::Refused("m".into())),
+            (Code::Aborted, "LIST_TOO_SLOW", unavailable()),
             (Code::Aborted, "SEQUENCE_FORGOTTEN", Error::Unexpected { code: Code::Aborted, message: "m".into() }),
         ];
         for (code, reason, expected) in table {
