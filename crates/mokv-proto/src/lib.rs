@@ -12,15 +12,22 @@ pub mod api {
     tonic::include_proto!("api");
 }
 
-/// `mokv.cluster.v1`, for operators.
-pub mod cluster {
-    tonic::include_proto!("mokv.cluster.v1");
+/// The other packages, nested as their names are, because generated code refers to them that way.
+mod mokv {
+    pub mod cluster {
+        pub mod v1 {
+            tonic::include_proto!("mokv.cluster.v1");
+        }
+    }
+    pub mod internal {
+        pub mod v1 {
+            tonic::include_proto!("mokv.internal.v1");
+        }
+    }
 }
 
-/// `mokv.internal.v1`: peer to peer, log entries, snapshots.
-pub mod internal {
-    tonic::include_proto!("mokv.internal.v1");
-}
+pub use mokv::cluster::v1 as cluster;
+pub use mokv::internal::v1 as internal;
 
 /// The descriptors of the public services, for gRPC server reflection.
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));

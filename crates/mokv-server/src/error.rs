@@ -64,6 +64,14 @@ pub enum RequestError {
     #[error("the write was refused: {0:?}")]
     Rejected(Rejection),
 
+    /// The cluster is in no state for what was asked. No effect; the message says what would have to change.
+    #[error("{0}")]
+    Refused(String),
+
+    /// The request names something that does not exist. No effect.
+    #[error("{0}")]
+    NotFound(String),
+
     /// The request says something that can't be done. No effect; don't send it again.
     #[error("{0}")]
     Invalid(String),

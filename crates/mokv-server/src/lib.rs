@@ -1,10 +1,32 @@
-//! The mökv server as a library.
+//! The mökv server as a library: store, log, snapshots, consensus, gRPC services. `ARCHITECTURE.md` is the map.
+//!
+//! Calls go down, facts come up (as return values, or in a `watch`):
+//!
+//! ```text
+//! server -> rpc -> node -> { members, maintenance, proposer, read_gate, forward } -> raft -> { snapshot, store } -> command
+//! ```
+//!
+//! Nothing above [`raft`] names an openraft type, nothing but [`rpc`] sees a public message, and everything that is not
+//! deterministic comes in through [`runtime`], [`disk`] and [`peer`].
 
 pub mod command;
 pub mod config;
 pub mod disk;
 pub mod error;
+pub mod forward;
+pub mod identity;
+pub mod maintenance;
+pub mod members;
+pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod peer_service;
+pub mod proposer;
 pub mod raft;
+pub mod read_gate;
+pub mod rpc;
 pub mod runtime;
+pub mod server;
 pub mod snapshot;
+pub mod status;
 pub mod store;

@@ -1,4 +1,516 @@
-//! Consensus.
+//! Consensus: the one place that drives openraft.
+//!
+//! The rest of the server knows these verbs: propose, read index, members and their changes, transfer of leadership,
+//! status, shutdown. openraft's types stay below this module; only [`types`] are shared with the log and the snapshots.
+//!
+//! Owns the log, the snapshots and the store's writing side. Promises: a proposal that is answered is on disk on a
+//! majority and applied here; a read index covers every write acknowledged before it was asked for.
 
 pub mod log;
+pub mod network;
+pub mod state_machine;
 pub mod types;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mokv_proto::internal;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::storage::Snapshot;
+use openraft::{ChangeMembers, Config, Instant, Precondition, ReadPolicy, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+
+use self::log::Log;
+use self::network::{Network, NetworkOptions};
+use self::state_machine::StateMachine;
+use self::types::{
+    MemberInfo, NodeId, SnapshotMeta, TypeConfig, log_id_from_proto, log_id_to_proto, stored_membership_from_proto,
+    vote_from_proto, vote_to_proto,
+};
+use crate::command::{Batch, Outcome};
+use crate::peer::{AnswerStream, Caller, MessageStream, PeerNetwork};
+use crate::runtime::Tasks;
+use crate::snapshot::{SnapshotInfo, Snapshots};
+use crate::store::Store;
+
+/// Entries that one message to a follower carries at most; bytes are bounded by the log's reader.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// How consensus behaves.
+#[derive(Debug, Clone)]
+pub struct RaftOptions {
+    /// How often a leader tells its followers that it lives.
+    pub heartbeat_interval: Duration,
+    /// A follower that heard nothing for the lease (`election_timeout_max`) and a random time between the two stands for
+    /// election.
+    pub election_timeout_min: Duration,
+    /// See `election_timeout_min`.
+    pub election_timeout_max: Duration,
+    /// Deadlines of the calls between members.
+    pub network: NetworkOptions,
+}
+
+impl RaftOptions {
+    fn config(&self) -> Result<Config, openraft::ConfigError> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Config {
+            cluster_name: "mokv".into(),
+            heartbeat_interval: millis(self.heartbeat_interval),
+            election_timeout_min: millis(self.election_timeout_min),
+            election_timeout_max: millis(self.election_timeout_max),
+            install_snapshot_timeout: millis(Duration::from_secs(24 * 3600)),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            // Snapshots and purging follow the bytes of the log, not its entries: see `maintenance`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // A partial partition must not keep a leader alive that can't commit (openraft #2080).
+            quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max)),
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        }
+        .validate()
+    }
+}
+
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Follows without a vote, or is in no cluster.
+    Learner,
+    /// Follows a leader and votes.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Consensus has ended.
+    Stopped,
+}
+
+impl Role {
+    /// The name, as the status shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Learner => "learner",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// What this node is.
+    pub role: Role,
+    /// The leader and where it answers.
+    pub leader: Option<(NodeId, MemberInfo)>,
+    /// The term that this node knows of.
+    pub term: u64,
+    /// How often this node saw another leader than before, since it started.
+    pub leader_changes: u64,
+    /// Why consensus ended for this node: the process must stop.
+    pub failure: Option<String>,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its identity.
+    pub node_id: NodeId,
+    /// Its name and address.
+    pub info: MemberInfo,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// Entries that it lacks; only the leader knows.
+    pub lag: Option<u64>,
+    /// How long ago the leader heard from it; only the leader knows.
+    pub last_heard: Option<Duration>,
+}
+
+/// Where this node stands in the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry in the log.
+    pub last_log: u64,
+    /// The last entry known to be committed.
+    pub committed: u64,
+    /// The last entry that a snapshot covers.
+    pub snapshot: u64,
+    /// The last entry that was dropped from the log.
+    pub purged: u64,
+}
+
+/// Why a batch was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead, or can't reach a majority. The batch had no effect.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// The batch may take effect yet.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Why there is no read index.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadIndexError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// No majority confirmed in time that this node still leads.
+    #[error("no majority confirmed the leader: {0}")]
+    NoQuorum(String),
+}
+
+/// Why the membership did not change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This node does not lead. No effect.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// Another change is under way. No effect.
+    #[error("another change of the membership is under way")]
+    InProgress,
+    /// The change makes no sense now. No effect.
+    #[error("{0}")]
+    Refused(String),
+    /// The change may take effect yet.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Why consensus did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The timeouts don't fit together.
+    #[error("invalid consensus options: {0}")]
+    Options(#[from] openraft::ConfigError),
+    /// The log or a snapshot could not be read.
+    #[error("consensus could not start: {0}")]
+    Storage(String),
+}
+
+/// The consensus of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Raft {
+    node_id: NodeId,
+    raft: openraft::Raft<TypeConfig, StateMachine>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+impl Raft {
+    /// Starts consensus on what the log and the snapshots hold: when this returns, the store has everything that this
+    /// node knew to be committed.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]. Nothing was started.
+    pub async fn start(
+        caller: Caller,
+        options: &RaftOptions,
+        tasks: &Tasks,
+        log: Log,
+        snapshots: Snapshots,
+        store: Store,
+        peers: Arc<dyn PeerNetwork>,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(options.config()?);
+        let node_id = caller.node_id;
+        let state_machine = StateMachine::new(store, snapshots.clone(), caller.cluster_id.clone());
+        let network = Network::new(caller, peers, snapshots, options.network);
+        let raft = openraft::Raft::new(node_id, config, network, log, state_machine)
+            .await
+            .map_err(|error| StartError::Storage(error.to_string()))?;
+        let (publish, leadership) = watch::channel(leadership(&raft.metrics().borrow_watched()));
+        tasks.spawn(publish_leadership(raft.clone(), publish));
+        Ok(Self { node_id, raft, leadership })
+    }
+
+    /// Whether this node has ever been in a cluster.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(false)
+    }
+
+    /// Forms a cluster of this node alone.
+    ///
+    /// # Errors
+    ///
+    /// The node is in a cluster already, or its log failed.
+    pub async fn initialize(&self, me: MemberInfo) -> Result<(), ChangeError> {
+        let members = BTreeMap::from([(self.node_id, me)]);
+        self.raft.initialize(members).await.map_err(|error| ChangeError::Refused(error.to_string()))
+    }
+
+    /// Who leads; changes are seen as they come.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Replicates and applies a batch. The proposal is queued when this is first polled: futures polled in turn propose
+    /// in that order.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProposeError`].
+    pub async fn propose(&self, batch: Batch) -> Result<Vec<Outcome>, ProposeError> {
+        match self.raft.client_write(batch).await {
+            Ok(response) => Ok(response.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
+            Err(error) => Err(ProposeError::Unknown(error.to_string())),
+        }
+    }
+
+    /// An index such that a state that has applied it reflects every write acknowledged before this was called.
+    /// Confirmed by a round to a majority.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadIndexError`].
+    pub async fn read_index(&self) -> Result<internal::LogId, ReadIndexError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(log_id_to_proto(linearizer.read_log_id().log_id())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(ReadIndexError::NotLeader),
+            Err(error) => Err(ReadIndexError::NoQuorum(error.to_string())),
+        }
+    }
+
+    /// The members, as the latest membership in this node's log has them.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let last_log = metrics.last_log_index.unwrap_or(0);
+        let lag = |id: &NodeId| {
+            if *id == self.node_id && metrics.replication.is_some() {
+                return Some(0);
+            }
+            let matched = metrics.replication.as_ref()?.get(id)?;
+            Some(last_log.saturating_sub(matched.as_ref().map_or(0, |log_id| log_id.index)))
+        };
+        let heard = |id: &NodeId| metrics.heartbeat.as_ref()?.get(id)?.as_ref().map(|at| at.elapsed());
+        membership
+            .nodes()
+            .map(|(id, info)| Member {
+                node_id: *id,
+                info: info.clone(),
+                is_voter: voters.contains(id),
+                lag: lag(id),
+                last_heard: if *id == self.node_id { Some(Duration::ZERO) } else { heard(id) },
+            })
+            .collect()
+    }
+
+    /// Where this node stands in the log.
+    pub fn progress(&self) -> Progress {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |log_id: &Option<types::LogId>| log_id.as_ref().map_or(0, |log_id| log_id.index);
+        Progress {
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: index(&metrics.local_committed).max(index(&metrics.cluster_committed)),
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+        }
+    }
+
+    /// Adds a node that copies the data without a vote. No effect if it is a member.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChangeError`].
+    pub async fn add_learner(&self, node_id: NodeId, info: MemberInfo) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, info)]))).await
+    }
+
+    /// Gives a learner a vote.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChangeError`].
+    pub async fn promote(&self, node_id: NodeId) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChangeError`].
+    pub async fn remove(&self, node_id: NodeId, is_voter: bool) -> Result<(), ChangeError> {
+        let ids = BTreeSet::from([node_id]);
+        self.change(if is_voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) }).await
+    }
+
+    /// Changes the membership, if it is still the one that the caller decided on.
+    async fn change(&self, change: ChangeMembers<NodeId, MemberInfo>) -> Result<(), ChangeError> {
+        let last = *self.raft.metrics().borrow_watched().membership_config.log_id();
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: last };
+        match self.raft.change_membership_if(change, false, [unchanged]).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(match error {
+                ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,
+                ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
+                | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress,
+                ClientWriteError::ChangeMembershipError(error) => ChangeError::Refused(error.to_string()),
+                error @ ClientWriteError::LogEntryDiscarded(_) => ChangeError::Unknown(error.to_string()),
+            }),
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Unknown(fatal.to_string())),
+        }
+    }
+
+    /// Finishes a change of the membership that its leader did not live to finish. No effect if there is none.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChangeError`].
+    pub async fn finish_change(&self) -> Result<(), ChangeError> {
+        let is_joint = self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1;
+        if !is_joint {
+            return Ok(());
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
+    }
+
+    /// Starts handing leadership to `to`; [`Raft::leadership`] shows whether it worked. No effect unless this node leads.
+    pub async fn transfer_leader(&self, to: NodeId) {
+        if let Err(fatal) = self.raft.trigger().transfer_leader(to).await {
+            tracing::warn!(%fatal, "leadership can't be handed over");
+        }
+    }
+
+    /// Starts a snapshot in the background.
+    pub async fn start_snapshot(&self) {
+        if let Err(fatal) = self.raft.trigger().snapshot().await {
+            tracing::warn!(%fatal, "no snapshot");
+        }
+    }
+
+    /// Drops log entries up to `index` that a snapshot covers.
+    pub async fn purge(&self, index: u64) {
+        if let Err(fatal) = self.raft.trigger().purge_log(index).await {
+            tracing::warn!(%fatal, "the log was not purged");
+        }
+    }
+
+    /// Ends consensus on this node. The log is the caller's to close.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus ended badly");
+        }
+    }
+}
+
+/// What other members ask of this node's consensus.
+impl Raft {
+    /// Takes a stream of appends; the answers come when the entries are on disk.
+    pub fn append(&self, requests: MessageStream<internal::AppendRequest>) -> AnswerStream<internal::AppendResponse> {
+        // A request that makes no sense ends the stream, as a broken connection would.
+        let requests = requests.map(network::append_from_proto).scan((), |(), request| {
+            std::future::ready(request.inspect_err(|error| tracing::warn!(%error, "an append was ignored")).ok())
+        });
+        let answers = self.raft.stream_append(Box::pin(requests)).map(|answer| match answer {
+            Ok(result) => Ok(network::append_result_to_proto(result)),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        answers.boxed()
+    }
+
+    /// Votes, or says whether it would.
+    pub async fn vote(&self, request: internal::VoteRequest) -> Result<internal::VoteResponse, tonic::Status> {
+        let vote = request.vote.as_ref().ok_or_else(|| tonic::Status::invalid_argument("no vote"))?;
+        let question = VoteRequest {
+            vote: vote_from_proto(vote),
+            last_log_id: request.last_log_id.as_ref().map(log_id_from_proto),
+            leadership_transfer: request.leadership_transfer,
+        };
+        let answer = if request.pre_vote { self.raft.pre_vote(question).await } else { self.raft.vote(question).await };
+        let answer = answer.map_err(stopped)?;
+        Ok(internal::VoteResponse {
+            vote: Some(vote_to_proto(&answer.vote)),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.as_ref().map(log_id_to_proto),
+        })
+    }
+
+    /// Takes over leadership, if the log is complete.
+    pub async fn take_over(
+        &self,
+        request: internal::LeaderTransferRequest,
+    ) -> Result<internal::LeaderTransferResponse, tonic::Status> {
+        let from = request.from_leader.as_ref().ok_or_else(|| tonic::Status::invalid_argument("no leader"))?;
+        let last_log_id = request.last_log_id.as_ref().map(log_id_from_proto);
+        let request = TransferLeaderRequest::new(vote_from_proto(from), request.to_node_id, last_log_id);
+        let answer = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(internal::LeaderTransferResponse { refused })
+    }
+
+    /// Installs a snapshot that was received whole.
+    pub async fn install_snapshot(
+        &self,
+        header: internal::SnapshotHeader,
+        info: SnapshotInfo,
+    ) -> Result<internal::SnapshotResponse, tonic::Status> {
+        let vote = header.vote.as_ref().ok_or_else(|| tonic::Status::invalid_argument("no vote"))?;
+        let membership = stored_membership_from_proto(header.membership.unwrap_or_default())
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+        let last_log_id = header.last_log_id.as_ref().map(log_id_from_proto);
+        let meta = SnapshotMeta { last_log_id, last_membership: membership };
+        let snapshot = Snapshot { meta, snapshot: info };
+        let answer = self.raft.install_full_snapshot(vote_from_proto(vote), snapshot).await.map_err(stopped)?;
+        Ok(internal::SnapshotResponse { vote: Some(vote_to_proto(&answer.vote)) })
+    }
+}
+
+fn stopped(error: impl std::fmt::Display) -> tonic::Status {
+    tonic::Status::unavailable(format!("consensus has stopped on this node: {error}"))
+}
+
+async fn publish_leadership(raft: openraft::Raft<TypeConfig, StateMachine>, publish: watch::Sender<Leadership>) {
+    let mut metrics = raft.metrics();
+    // A term has one leader.
+    let mut last_led = None;
+    loop {
+        let mut now = leadership(&metrics.borrow_watched());
+        publish.send_if_modified(|last| {
+            let another = now.leader.is_some() && Some(now.term) > last_led;
+            now.leader_changes = last.leader_changes + u64::from(another);
+            if another {
+                last_led = Some(now.term);
+            }
+            let changed = *last != now;
+            if changed {
+                *last = now;
+            }
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn leadership(metrics: &openraft::RaftMetrics<TypeConfig>) -> Leadership {
+    let info = |id: NodeId| Some((id, metrics.membership_config.membership().get_node(&id)?.clone()));
+    let failure = match &metrics.running_state {
+        Ok(()) | Err(openraft::errors::Fatal::Stopped) => None,
+        Err(fatal) => Some(fatal.to_string()),
+    };
+    let role = match (&metrics.running_state, metrics.state) {
+        (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+        (_, ServerState::Learner) => Role::Learner,
+        (_, ServerState::Follower) => Role::Follower,
+        (_, ServerState::Candidate) => Role::Candidate,
+        (_, ServerState::Leader) => Role::Leader,
+    };
+    let leader = metrics.current_leader.and_then(info);
+    Leadership { role, leader, term: metrics.current_term, leader_changes: 0, failure }
+}

@@ -96,6 +96,10 @@ pub fn membership_to_proto(membership: &Membership) -> internal::Membership {
 ///
 /// A voter is not among the nodes, or there are more than two sets of voters.
 pub fn membership_from_proto(membership: internal::Membership) -> Result<Membership, Malformed> {
+    // Before there is a cluster.
+    if membership.configs.is_empty() && membership.nodes.is_empty() {
+        return Ok(Membership::default());
+    }
     let nodes: BTreeMap<NodeId, MemberInfo> = membership
         .nodes
         .into_iter()
@@ -192,6 +196,13 @@ mod tests {
         for vote in [Vote::new(3, 7), Vote::new_committed(4, 9)] {
             assert_eq!(vote_from_proto(&vote_to_proto(&vote)), vote);
         }
+    }
+
+    #[test]
+    fn no_membership_comes_back_as_it_was() {
+        let none = StoredMembership::default();
+        assert_eq!(stored_membership_from_proto(stored_membership_to_proto(&none)).expect("decode"), none);
+        assert_eq!(stored_membership_from_proto(internal::StoredMembership::default()).expect("decode"), none);
     }
 
     #[test]

@@ -41,7 +41,7 @@ mod tests;
 mod writer;
 
 pub use error::{LogError, LogFailure};
-pub use metrics::{GROUP_ENTRIES_BOUNDS, HistogramSnapshot, LogMetrics, SYNC_SECONDS_BOUNDS};
+pub use metrics::LogMetrics;
 pub use tail::ENTRY_OVERHEAD_BYTES;
 
 use reader::ReadRequest;
@@ -185,6 +185,11 @@ impl Log {
     /// Bytes of the entries after this index, about as they are on the disk.
     pub fn bytes_since(&self, index: u64) -> u64 {
         self.tail().bytes_since(index)
+    }
+
+    /// The last index up to which entries can be dropped so that at least `bytes` of them stay; 0 if there are fewer.
+    pub fn droppable_keeping(&self, bytes: u64) -> u64 {
+        self.tail().droppable_keeping(bytes)
     }
 
     /// What the log has counted since it was opened.

@@ -207,6 +207,13 @@ impl Tail {
         self.bytes_end() - self.bytes_up_to(index.saturating_add(1))
     }
 
+    /// The last index whose entry, and all before it, can go so that at least `bytes` of entries stay; 0 if none can.
+    pub(super) fn droppable_keeping(&self, bytes: u64) -> u64 {
+        let droppable_end = self.bytes_end().saturating_sub(bytes);
+        let droppable = self.slots.partition_point(|slot| slot.bytes_end <= droppable_end) as u64;
+        if droppable == 0 { 0 } else { self.first + droppable - 1 }
+    }
+
     /// Bytes of the entries before this index.
     fn bytes_up_to(&self, index: u64) -> u64 {
         match index.saturating_sub(self.first).min(self.slots.len() as u64) {

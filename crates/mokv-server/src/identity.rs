@@ -1,0 +1,342 @@
+//! Who a node is: its data directory, locked, and the small file in it that says so.
+//!
+//! The identity lives in the directory, not in the name or the address: an empty directory is a new node, which never
+//! votes with what another one forgot. `identity` is a text file that is replaced as a whole:
+//!
+//! ```text
+//! # mökv node identity. Do not edit or copy: see docs/storage.md
+//! format-version = 1
+//! node-id = 5577006791947779410
+//! cluster-id = 0f2c9a4be67d4c5e9a3b1d2c4e5f6071
+//! name = node-0
+//! crc32 = 3f9a01c2
+//! ```
+//!
+//! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. `crc32` is of all bytes before
+//! its line.
+
+use std::fmt::Write;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::disk::{self, Disk, Lock};
+use crate::raft::types::NodeId;
+use crate::runtime::Tasks;
+
+const FORMAT_VERSION: u32 = 1;
+const FILE: &str = "identity";
+const LOCK: &str = "LOCK";
+const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
+const HEADER: &str = "# mökv node identity. Do not edit or copy: see docs/storage.md";
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Random, never zero.
+    pub node_id: NodeId,
+    /// The cluster; `None` while the node is in none.
+    pub cluster_id: Option<String>,
+    /// The name that the node was last started with.
+    pub name: String,
+}
+
+/// Why a data directory can't be used. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Another process uses it.
+    #[error("{} is in use by another process: stop that one, or use another data directory", .0.display())]
+    InUse(PathBuf),
+    /// The disk failed.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// The file was changed by something else than mökv.
+    #[error(
+        "{} is damaged ({problem}): if the rest of the cluster is up, move the data directory away and let this node \
+         join as a new one",
+        .path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The directory was written by a later version.
+    #[error("{} was written by a newer mökv, in format version {version}: start that one", .path.display())]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// There is a log, and nobody whose it is.
+    #[error(
+        "{} has a log but no identity: it was copied in part, or its identity was deleted. Move it away and let this \
+         node join as a new one",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// The node is in another cluster already.
+    #[error("this node belongs to cluster {ours}, not {theirs}")]
+    OtherCluster {
+        /// Where it is.
+        ours: String,
+        /// Where it was asked to be.
+        theirs: String,
+    },
+}
+
+/// An open data directory. Cheap to clone.
+#[derive(Clone)]
+pub struct DataDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    tasks: Tasks,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    identity: watch::Sender<Identity>,
+    cluster_id: watch::Sender<Option<String>>,
+    /// One change of the file at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Taken by [`DataDir::close`].
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl DataDir {
+    /// Opens and locks a directory. An empty or missing one becomes that of a new node.
+    ///
+    /// # Errors
+    ///
+    /// See [`IdentityError`].
+    pub async fn open(tasks: &Tasks, disk: Arc<dyn Disk>, path: PathBuf, name: &str) -> Result<Self, IdentityError> {
+        let new_id = NodeId::max(1, tasks.rng().next_u64());
+        let opening = open(disk.clone(), path.clone(), name.to_owned(), new_id);
+        let opened = tasks.run_disk("identity", async move { Ok(opening.await) }).await;
+        let (identity, lock) = opened.map_err(|source| IdentityError::Io { path: path.clone(), source })??;
+        let cluster_id = watch::Sender::new(identity.cluster_id.clone());
+        let identity = watch::Sender::new(identity);
+        let (tasks, changing) = (tasks.clone(), tokio::sync::Mutex::default());
+        Ok(Self {
+            inner: Arc::new(Inner { tasks, disk, path, identity, cluster_id, changing, lock: Mutex::new(Some(lock)) }),
+        })
+    }
+
+    /// Who the node is.
+    pub fn identity(&self) -> Identity {
+        self.inner.identity.borrow().clone()
+    }
+
+    /// The cluster, as soon as there is one.
+    pub fn watch_cluster_id(&self) -> watch::Receiver<Option<String>> {
+        self.inner.cluster_id.subscribe()
+    }
+
+    /// Where the log is.
+    pub fn log_dir(&self) -> PathBuf {
+        self.inner.path.join(LOG)
+    }
+
+    /// Where the snapshots are.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.inner.path.join(SNAPSHOTS)
+    }
+
+    /// Gives the directory back to other processes. The caller has closed everything in it.
+    pub fn close(&self) {
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Makes the node part of a cluster, durably. No effect if it is in that one already.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::OtherCluster`], and [`IdentityError::Io`].
+    pub async fn set_cluster_id(&self, cluster_id: &str) -> Result<(), IdentityError> {
+        let _alone = self.inner.changing.lock().await;
+        let mut identity = self.identity();
+        match &identity.cluster_id {
+            Some(ours) if ours == cluster_id => return Ok(()),
+            Some(ours) => {
+                return Err(IdentityError::OtherCluster { ours: ours.clone(), theirs: cluster_id.to_owned() });
+            }
+            None => identity.cluster_id = Some(cluster_id.to_owned()),
+        }
+        let (disk, path, encoded) = (self.inner.disk.clone(), self.inner.path.join(FILE), encode(&identity));
+        let writing = {
+            let path = path.clone();
+            async move { disk::write_atomically(&*disk, &path, encoded.as_bytes()).await }
+        };
+        let written = self.inner.tasks.run_disk("identity", writing).await;
+        written.map_err(|source| IdentityError::Io { path, source })?;
+        self.inner.cluster_id.send_replace(identity.cluster_id.clone());
+        self.inner.identity.send_replace(identity);
+        Ok(())
+    }
+
+    /// Makes the node the first of a new cluster, durably.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataDir::set_cluster_id`].
+    pub async fn create_cluster_id(&self) -> Result<(), IdentityError> {
+        let mut rng = self.inner.tasks.rng();
+        let cluster_id = format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64());
+        self.set_cluster_id(&cluster_id).await
+    }
+}
+
+async fn open(
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    name: String,
+    new_id: NodeId,
+) -> Result<(Identity, Box<dyn Lock>), IdentityError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::Io { path, source }
+    };
+    disk.create_dir(&path).await.map_err(failed(&path))?;
+    let lock = match disk.lock(&path.join(LOCK)).await {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(IdentityError::InUse(path)),
+        lock => lock.map_err(failed(&path))?,
+    };
+    if disk::os::is_in_memory(&path) {
+        tracing::warn!(path = %path.display(), "the data directory is in memory: a reboot makes this node forget its votes");
+    }
+    let file = path.join(FILE);
+    let identity = match disk::read(&*disk, &file).await {
+        Ok(bytes) => decode(&file, &bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The identity is made before anything else is.
+            let has_log = disk.list(&path.join(LOG)).await.is_ok_and(|names| !names.is_empty());
+            if has_log {
+                return Err(IdentityError::Missing(path));
+            }
+            Identity { node_id: new_id, cluster_id: None, name: String::new() }
+        }
+        Err(error) => return Err(failed(&file)(error)),
+    };
+    if identity.name == name {
+        return Ok((identity, lock));
+    }
+    let identity = Identity { name, ..identity };
+    disk::write_atomically(&*disk, &file, encode(&identity).as_bytes()).await.map_err(failed(&file))?;
+    Ok((identity, lock))
+}
+
+fn encode(identity: &Identity) -> String {
+    let mut text = format!("{HEADER}\nformat-version = {FORMAT_VERSION}\nnode-id = {}\n", identity.node_id);
+    if let Some(cluster_id) = &identity.cluster_id {
+        text.push_str(&format!("cluster-id = {cluster_id}\n"));
+    }
+    text.push_str(&format!("name = {}\n", identity.name));
+    let crc = crc32fast::hash(text.as_bytes());
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "crc32 = {crc:08x}");
+    text
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
+    let damaged = |problem: &str| IdentityError::Damaged { path: path.to_owned(), problem: problem.to_owned() };
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is no text"))?;
+    let lines = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
+    let (body, crc) = lines.ok_or_else(|| damaged("it is cut short"))?;
+    let crc = crc.strip_prefix("crc32 = ").ok_or_else(|| damaged("it is cut short"))?;
+    let field = |name: &str| {
+        body.lines().find_map(|line| line.split_once(" = ").filter(|(found, _)| *found == name).map(|(_, value)| value))
+    };
+    // A later version may have another form from the next line on: it is told apart first.
+    let version: u32 = field("format-version")
+        .and_then(|version| version.parse().ok())
+        .ok_or_else(|| damaged("it has no format version"))?;
+    if version > FORMAT_VERSION {
+        return Err(IdentityError::NewerVersion { path: path.to_owned(), version });
+    }
+    if crc != format!("{:08x}", crc32fast::hash(&bytes[..body.len() + 1])) {
+        return Err(damaged("its checksum does not match"));
+    }
+    let node_id = field("node-id").and_then(|id| id.parse().ok()).filter(|id| *id != 0);
+    Ok(Identity {
+        node_id: node_id.ok_or_else(|| damaged("it has no node id"))?,
+        cluster_id: field("cluster-id").map(str::to_owned),
+        name: field("name").unwrap_or_default().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::OsDisk;
+
+    async fn open_dir(path: &Path, name: &str) -> Result<DataDir, IdentityError> {
+        let tasks = Tasks::from_os().expect("seed");
+        DataDir::open(&tasks, Arc::new(OsDisk), path.to_owned(), name).await
+    }
+
+    #[tokio::test]
+    async fn an_identity_outlives_its_process_and_its_name() {
+        let dir = tempfile::TempDir::new().expect("directory");
+        let path = dir.path().join("a/b");
+        let first = open_dir(&path, "old").await.expect("new").identity();
+        assert_eq!((first.name.as_str(), &first.cluster_id), ("old", &None));
+        let renamed = open_dir(&path, "new").await.expect("again");
+        assert_eq!(renamed.identity(), Identity { name: "new".into(), ..first });
+        renamed.set_cluster_id("c1").await.expect("cluster");
+        renamed.set_cluster_id("c1").await.expect("no change");
+        assert!(matches!(renamed.set_cluster_id("c2").await, Err(IdentityError::OtherCluster { .. })));
+        let known = renamed.identity();
+        drop(renamed);
+        assert_eq!(open_dir(&path, "new").await.expect("again").identity(), known);
+        assert_eq!(known.cluster_id.as_deref(), Some("c1"));
+    }
+
+    #[tokio::test]
+    async fn a_directory_has_one_process() {
+        let dir = tempfile::TempDir::new().expect("directory");
+        let first = open_dir(dir.path(), "a").await.expect("first");
+        assert!(matches!(open_dir(dir.path(), "a").await, Err(IdentityError::InUse(_))));
+        first.close();
+        open_dir(dir.path(), "a").await.expect("the lock is given back");
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods)]
+    async fn a_directory_without_its_identity_is_refused() {
+        let dir = tempfile::TempDir::new().expect("directory");
+        drop(open_dir(dir.path(), "a").await.expect("new"));
+        std::fs::create_dir(dir.path().join(LOG)).expect("log");
+        std::fs::remove_file(dir.path().join(FILE)).expect("remove");
+        drop(open_dir(dir.path(), "a").await.expect("an empty log says nothing"));
+        std::fs::write(dir.path().join(LOG).join("1.log"), b"x").expect("segment");
+        std::fs::remove_file(dir.path().join(FILE)).expect("remove");
+        assert!(matches!(open_dir(dir.path(), "a").await, Err(IdentityError::Missing(_))));
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_found() {
+        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a = b".into() };
+        let text = encode(&identity);
+        let path = Path::new("identity");
+        assert_eq!(decode(path, text.as_bytes()).expect("decode"), identity);
+        for at in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[at] ^= 1;
+            assert!(decode(path, &changed).is_err(), "byte {at}");
+            assert!(decode(path, &text.as_bytes()[..at]).is_err(), "cut at {at}");
+        }
+        let newer = text.replace("format-version = 1", "format-version = 2");
+        assert!(matches!(decode(path, newer.as_bytes()), Err(IdentityError::NewerVersion { version: 2, .. })));
+    }
+}

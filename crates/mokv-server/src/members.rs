@@ -1,0 +1,344 @@
+//! Changing who is in the cluster, and who leads. The leader does it; every other node passes the request on.
+//!
+//! A new node is first a learner that copies the data, and votes only when it has caught up: quorum never depends on a
+//! node that has nothing. Each step can be repeated, so a call that was cut off is simply made again.
+
+use std::time::Duration;
+
+use mokv_proto::cluster;
+use mokv_proto::internal::admin_request::Change;
+use mokv_proto::internal::{AdminRequest, AdoptRequest, IdentifyRequest, IdentifyResponse};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::RequestError;
+use crate::forward;
+use crate::maintenance;
+use crate::node::{Node, leads};
+use crate::peer::Target;
+use crate::peer_service::admin_error;
+use crate::raft::types::{MemberInfo, NodeId};
+use crate::raft::{ChangeError, Member};
+
+/// How often a condition of the cluster is looked at while waiting for it.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A learner votes when it lacks at most this many entries; what is missing then arrives within a round or two.
+const PROMOTE_LAG_MAX: u64 = 64;
+
+/// A voter counts as reachable if the leader heard from it within this many election timeouts.
+const REACHABLE_TIMEOUTS: u32 = 2;
+
+/// A member, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its identity.
+    pub node_id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it answers.
+    pub rpc_addr: String,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// Whether it leads, as far as this node knows.
+    pub is_leader: bool,
+    /// Entries that it lacks; only the leader knows.
+    pub lag: Option<u64>,
+    /// How long ago the leader heard from it; only the leader knows.
+    pub last_heard: Option<Duration>,
+}
+
+impl Node {
+    /// The members, in the order of their names.
+    pub fn members(&self) -> Vec<MemberView> {
+        let leader = self.raft().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
+        let view = |member: Member| MemberView {
+            is_leader: leader == Some(member.node_id),
+            node_id: member.node_id,
+            name: member.info.name,
+            rpc_addr: member.info.rpc_addr,
+            is_voter: member.is_voter,
+            lag: member.lag,
+            last_heard: member.last_heard,
+        };
+        let mut members: Vec<MemberView> = self.raft().members().into_iter().map(view).collect();
+        members.sort_by(|a, b| (&a.name, a.node_id).cmp(&(&b.name, b.node_id)));
+        members
+    }
+
+    /// Takes the node at `rpc_addr` into the cluster, as a voter once it has caught up unless `learner` is set.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. Where time runs out the node stays a learner; the same call goes on from there.
+    pub async fn add_member(
+        &self,
+        rpc_addr: String,
+        learner: bool,
+        deadline: Instant,
+    ) -> Result<MemberView, RequestError> {
+        self.change(Change::Add(cluster::AddMemberRequest { rpc_addr, learner }), deadline).await
+    }
+
+    /// Gives the learner `member` (a node id or a name) a vote when it has caught up.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn promote_member(&self, member: &str, deadline: Instant) -> Result<MemberView, RequestError> {
+        self.change(Change::Promote(cluster::PromoteMemberRequest { member: member.into() }), deadline).await
+    }
+
+    /// Removes `member` (a node id or a name) for good.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. Refused where fewer than a majority of the remaining voters were heard of lately, unless
+    /// `force` is set.
+    pub async fn remove_member(&self, member: &str, force: bool, deadline: Instant) -> Result<(), RequestError> {
+        let request = cluster::RemoveMemberRequest { member: member.into(), force };
+        self.change(Change::Remove(request), deadline).await.map(drop)
+    }
+
+    /// Hands leadership to `member` (a node id or a name), or to the fittest voter if that is empty; answers with the
+    /// new leader.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn transfer_leader(&self, member: &str, deadline: Instant) -> Result<NodeId, RequestError> {
+        let request = cluster::TransferLeaderRequest { member: member.into() };
+        self.change(Change::Transfer(request), deadline).await.map(|leader| leader.node_id)
+    }
+
+    async fn change(&self, change: Change, deadline: Instant) -> Result<MemberView, RequestError> {
+        let leader = self.raft().leadership().borrow().leader.clone();
+        let Some((leader_id, info)) = leader else {
+            return Err(RequestError::NoLeader { waited: Duration::ZERO });
+        };
+        if leader_id == self.node_id() {
+            return self.change_as_leader(change, deadline).await.map(view_from_proto);
+        }
+        let timeout_ms = forward::millis(deadline.saturating_duration_since(Instant::now()));
+        let peer = self.peer(&Target { node_id: Some(leader_id), rpc_addr: info.rpc_addr });
+        match timeout_at(deadline, peer.admin(AdminRequest { change: Some(change), timeout_ms })).await {
+            Ok(Ok(response)) => Ok(view_from_proto(response.member.unwrap_or_default())),
+            Ok(Err(status)) => Err(admin_error(&status)),
+            Err(_) => Err(RequestError::OutcomeUnknown { reason: "the leader did not answer in time".into() }),
+        }
+    }
+
+    /// Changes the membership if this node leads.
+    pub(crate) async fn change_as_leader(
+        &self,
+        change: Change,
+        deadline: Instant,
+    ) -> Result<cluster::Member, RequestError> {
+        let doing = async {
+            match change {
+                Change::Add(request) => self.add(request, deadline).await,
+                Change::Promote(request) => {
+                    let member = self.find(&request.member)?;
+                    self.promote(member.node_id, deadline).await
+                }
+                Change::Remove(request) => self.remove(request, deadline).await,
+                Change::Transfer(request) => self.transfer(&request.member, deadline).await,
+            }
+        };
+        match timeout_at(deadline, doing).await {
+            Ok(result) => result.map(view_to_proto),
+            Err(_) => Err(RequestError::OutcomeUnknown {
+                reason: "the change was not finished in time: call again to go on with it".into(),
+            }),
+        }
+    }
+
+    async fn add(&self, request: cluster::AddMemberRequest, deadline: Instant) -> Result<MemberView, RequestError> {
+        let rpc_addr = request.rpc_addr;
+        let newcomer = self.identify(&rpc_addr).await?;
+        let known = self.raft().members();
+        match known.iter().find(|member| member.node_id == newcomer.node_id) {
+            Some(member) if member.info.rpc_addr != rpc_addr => {
+                return Err(RequestError::Refused(format!(
+                    "node {} is a member already, at {}",
+                    newcomer.name, member.info.rpc_addr
+                )));
+            }
+            Some(_) => {}
+            None => {
+                self.check_newcomer(&newcomer, &known)?;
+                self.adopt(&newcomer, &rpc_addr).await?;
+                let info = MemberInfo { name: newcomer.name.clone(), rpc_addr };
+                self.retrying(deadline, || self.raft().add_learner(newcomer.node_id, info.clone())).await?;
+            }
+        }
+        match request.learner {
+            true => self.view(newcomer.node_id),
+            false => self.promote(newcomer.node_id, deadline).await,
+        }
+    }
+
+    async fn identify(&self, rpc_addr: &str) -> Result<IdentifyResponse, RequestError> {
+        let peer = self.peer(&Target { node_id: None, rpc_addr: rpc_addr.to_owned() });
+        peer.identify(IdentifyRequest {}).await.map_err(|status| RequestError::Unavailable {
+            reason: format!("no mökv node answers at {rpc_addr}: {}", status.message()),
+        })
+    }
+
+    fn check_newcomer(&self, newcomer: &IdentifyResponse, known: &[Member]) -> Result<(), RequestError> {
+        let ours = self.data_dir().identity().cluster_id.unwrap_or_default();
+        if !newcomer.cluster_id.is_empty() && newcomer.cluster_id != ours {
+            return Err(RequestError::Refused(format!(
+                "node {} belongs to another cluster ({}): a node joins with an empty data directory",
+                newcomer.name, newcomer.cluster_id
+            )));
+        }
+        match known.iter().find(|member| member.info.name == newcomer.name) {
+            Some(namesake) => Err(RequestError::Refused(format!(
+                "a member is called {} already (node {}, at {}): remove it first if this node takes its place",
+                newcomer.name, namesake.node_id, namesake.info.rpc_addr
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    async fn adopt(&self, newcomer: &IdentifyResponse, rpc_addr: &str) -> Result<(), RequestError> {
+        let cluster_id = self.data_dir().identity().cluster_id.unwrap_or_default();
+        let peer = self.peer(&Target { node_id: None, rpc_addr: rpc_addr.to_owned() });
+        let adopted = peer.adopt(AdoptRequest { cluster_id, node_id: newcomer.node_id }).await;
+        adopted.map(drop).map_err(|status| admin_error(&status))
+    }
+
+    async fn promote(&self, node_id: NodeId, deadline: Instant) -> Result<MemberView, RequestError> {
+        if self.view(node_id)?.is_voter {
+            return self.view(node_id);
+        }
+        while self.view(node_id)?.lag.is_none_or(|lag| lag > PROMOTE_LAG_MAX) {
+            sleep(POLL).await;
+        }
+        self.retrying(deadline, || self.raft().promote(node_id)).await?;
+        self.view(node_id)
+    }
+
+    async fn remove(
+        &self,
+        request: cluster::RemoveMemberRequest,
+        deadline: Instant,
+    ) -> Result<MemberView, RequestError> {
+        let leaving = self.find(&request.member)?;
+        if !request.force {
+            self.check_quorum_without(&leaving)?;
+        }
+        let view = self.view(leaving.node_id)?;
+        self.retrying(deadline, || self.raft().remove(leaving.node_id, leaving.is_voter)).await?;
+        Ok(view)
+    }
+
+    fn check_quorum_without(&self, leaving: &Member) -> Result<(), RequestError> {
+        let recently = REACHABLE_TIMEOUTS * self.options().raft.election_timeout_max;
+        let members = self.raft().members();
+        let remaining = members.iter().filter(|member| member.is_voter && member.node_id != leaving.node_id);
+        let (voters, reachable) = remaining.fold((0, 0), |(voters, reachable), member| {
+            let heard = member.last_heard.is_some_and(|ago| ago < recently);
+            (voters + 1, reachable + usize::from(heard))
+        });
+        if leaving.is_voter && reachable < voters / 2 + 1 {
+            return Err(RequestError::Refused(format!(
+                "without {} only {reachable} of {voters} voters would be reachable, fewer than a majority: bring the \
+                 others back first, or force it",
+                leaving.info.name
+            )));
+        }
+        Ok(())
+    }
+
+    async fn transfer(&self, to: &str, deadline: Instant) -> Result<MemberView, RequestError> {
+        let grace = deadline.saturating_duration_since(Instant::now());
+        if to.is_empty() {
+            maintenance::hand_over(self.node_id(), self.raft(), grace).await;
+        } else {
+            let to = self.find(to)?;
+            if !to.is_voter {
+                return Err(RequestError::Refused(format!("{} is a learner and can't lead", to.info.name)));
+            }
+            if to.node_id != self.node_id() {
+                self.raft().transfer_leader(to.node_id).await;
+                let mut leadership = self.raft().leadership();
+                let taken = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|(id, _)| *id != self.node_id()));
+                taken.await.map_err(|_| RequestError::Unavailable { reason: "the node is stopping".into() })?;
+            }
+        }
+        let leader = self.raft().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
+        match leader {
+            Some(id) if to.is_empty() && id == self.node_id() => {
+                Err(RequestError::Refused("no other voter has caught up enough to lead".into()))
+            }
+            Some(id) => self.view(id),
+            None => Err(RequestError::NoLeader { waited: grace }),
+        }
+    }
+
+    /// Repeats a change while another one is under way.
+    async fn retrying<F>(&self, deadline: Instant, change: impl Fn() -> F) -> Result<(), RequestError>
+    where
+        F: Future<Output = Result<(), ChangeError>>,
+    {
+        loop {
+            match change().await {
+                Ok(()) => return Ok(()),
+                Err(ChangeError::InProgress) if Instant::now() < deadline => sleep(POLL).await,
+                Err(ChangeError::InProgress) => {
+                    return Err(RequestError::Refused("another change of the membership is under way".into()));
+                }
+                Err(ChangeError::NotLeader) if !leads(&self.raft().leadership().borrow()) => {
+                    return Err(RequestError::Unavailable { reason: "leadership changed: call again".into() });
+                }
+                // A leader that is about to hand over, or has just lost its majority.
+                Err(ChangeError::NotLeader) => sleep(POLL).await,
+                Err(ChangeError::Refused(why)) => return Err(RequestError::Refused(why)),
+                Err(ChangeError::Unknown(reason)) => return Err(RequestError::OutcomeUnknown { reason }),
+            }
+        }
+    }
+
+    /// The member with this node id or this name.
+    fn find(&self, id_or_name: &str) -> Result<Member, RequestError> {
+        let members = self.raft().members();
+        let id = id_or_name.parse::<NodeId>().ok();
+        let found = members.iter().find(|member| Some(member.node_id) == id || member.info.name == id_or_name);
+        found.cloned().ok_or_else(|| {
+            let names: Vec<&str> = members.iter().map(|member| member.info.name.as_str()).collect();
+            RequestError::NotFound(format!("no member is called {id_or_name}; there are {}", names.join(", ")))
+        })
+    }
+
+    fn view(&self, node_id: NodeId) -> Result<MemberView, RequestError> {
+        let found = self.members().into_iter().find(|member| member.node_id == node_id);
+        found.ok_or_else(|| RequestError::NotFound(format!("node {node_id} is no member any more")))
+    }
+}
+
+/// A member, as messages have it.
+pub(crate) fn view_to_proto(view: MemberView) -> cluster::Member {
+    let role = if view.is_voter { cluster::Role::Voter } else { cluster::Role::Learner };
+    cluster::Member {
+        node_id: view.node_id,
+        name: view.name,
+        rpc_addr: view.rpc_addr,
+        role: role.into(),
+        is_leader: view.is_leader,
+        lag: view.lag,
+        last_heard_ms: view.last_heard.map(|ago| ago.as_millis().try_into().unwrap_or(u64::MAX)),
+    }
+}
+
+fn view_from_proto(member: cluster::Member) -> MemberView {
+    MemberView {
+        is_voter: member.role() == cluster::Role::Voter,
+        node_id: member.node_id,
+        name: member.name,
+        rpc_addr: member.rpc_addr,
+        is_leader: member.is_leader,
+        lag: member.lag,
+        last_heard: member.last_heard_ms.map(Duration::from_millis),
+    }
+}

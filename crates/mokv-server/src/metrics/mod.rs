@@ -1,0 +1,111 @@
+//! The metrics page: every metric of a node, its name and its help.
+//!
+//! Most values are gauges that exist anyway ([`NodeStatus`]) and are read when the page is asked for. What has to be
+//! counted as it happens is counted in fixed tables of atomics ([`Histogram`], [`GrpcMetrics`]). So the page needs no
+//! registry; it is written from top to bottom, and this file is the list of what there is.
+//!
+//! Names are `mokv_<subsystem>_<name>_<unit>`, in seconds and bytes. Labels have few values: never a key.
+
+pub mod grpc;
+pub mod histogram;
+mod process;
+mod text;
+
+use std::time::Duration;
+
+pub use self::grpc::GrpcMetrics;
+pub use self::histogram::{Histogram, HistogramSnapshot};
+use self::process::ProcessStats;
+pub use self::text::CONTENT_TYPE;
+use self::text::{Kind, Page};
+use crate::members::MemberView;
+use crate::node::Readiness;
+use crate::status::NodeStatus;
+
+/// Writes the page.
+///
+/// `started` is when the process began, since the Unix epoch.
+pub fn page(status: &NodeStatus, members: &[MemberView], grpc: &GrpcMetrics, started: Duration) -> String {
+    let mut page = Page::default();
+    write_build(&mut page);
+    write_raft(&mut page, status);
+    write_members(&mut page, members);
+    write_log(&mut page, status);
+    write_store(&mut page, status);
+    grpc.write(&mut page);
+    write_process(&mut page, &ProcessStats::read(), started);
+    page.into_text()
+}
+
+fn write_build(page: &mut Page) {
+    let help = "Always 1; which version runs.";
+    page.family(Kind::Gauge, "mokv_build_info", help).sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn write_raft(page: &mut Page, status: &NodeStatus) {
+    let ready = status.readiness == Readiness::Ready;
+    page.gauge("mokv_ready", "1 if the node is fit to serve: it knows a leader and has caught up.", u8::from(ready));
+    let has_leader = u8::from(status.leader_id.is_some());
+    page.gauge("mokv_raft_has_leader", "1 if the node knows a leader. 0 everywhere: no quorum.", has_leader);
+    page.gauge("mokv_raft_is_leader", "1 if the node leads.", u8::from(status.is_leader()));
+    page.counter("mokv_raft_leader_changes_total", "New leaders that the node saw.", status.leader_changes);
+    page.gauge("mokv_raft_term", "The term that the node knows.", status.term);
+    page.gauge("mokv_raft_last_log_index", "The last entry in the log.", status.last_log_index);
+    page.gauge("mokv_raft_committed_index", "The last entry known to be committed.", status.committed_index);
+    page.gauge("mokv_raft_applied_index", "The last entry applied to the store.", status.applied_index);
+    let pending = status.committed_index.saturating_sub(status.applied_index);
+    page.gauge("mokv_raft_apply_lag_entries", "Committed entries that are not applied yet.", pending);
+    page.gauge("mokv_snapshot_index", "The last entry that the newest snapshot covers.", status.snapshot_index);
+    page.gauge("mokv_snapshot_size_bytes", "The size of the newest snapshot.", status.snapshot_bytes);
+}
+
+fn write_members(page: &mut Page, members: &[MemberView]) {
+    let voters = members.iter().filter(|member| member.is_voter).count();
+    page.gauge("mokv_raft_voters", "Members that vote.", voters);
+    page.gauge("mokv_raft_learners", "Members that follow without a vote.", members.len() - voters);
+    let help = "Log entries that a member is known to lack. Only the leader knows: no samples elsewhere.";
+    let mut lag = page.family(Kind::Gauge, "mokv_raft_replication_lag_entries", help);
+    for member in members {
+        if let Some(entries) = member.lag {
+            lag.sample(&[("peer", &member.name)], entries);
+        }
+    }
+}
+
+fn write_log(page: &mut Page, status: &NodeStatus) {
+    page.gauge("mokv_log_size_bytes", "The size of the log on disk.", status.log_bytes);
+    page.counter("mokv_log_written_bytes_total", "Bytes written to the log.", status.log_bytes_written);
+    page.counter("mokv_log_written_entries_total", "Entries written to the log.", status.log_entries_written);
+    page.histogram("mokv_log_fsync_seconds", "How long each sync of the log took.", &status.log_syncs);
+    let help = "1 while the log finds no room on the disk: writes are refused until it does.";
+    page.gauge("mokv_log_disk_full", help, u8::from(status.disk_full));
+}
+
+fn write_store(page: &mut Page, status: &NodeStatus) {
+    page.gauge("mokv_store_keys", "Keys in the store.", status.keys);
+    page.gauge("mokv_store_revision", "The revision of the store: writes since it was empty.", status.revision);
+    let help = "Bytes of keys, values and what the store needs to hold them.";
+    page.gauge("mokv_store_memory_bytes", help, status.memory_bytes);
+    let help = "Bytes that the store may hold before writes that let it grow are refused; 0: no quota.";
+    page.gauge("mokv_store_memory_quota_bytes", help, status.memory_quota_bytes.unwrap_or(0));
+    page.gauge("mokv_store_sessions", "Open client sessions.", status.sessions);
+    let help = "Consistent views that are being read: lists and snapshots under way.";
+    page.gauge("mokv_store_pins", help, status.pins);
+}
+
+fn write_process(page: &mut Page, stats: &ProcessStats, started: Duration) {
+    let help = "When the process began, in seconds since the Unix epoch.";
+    page.gauge("process_start_time_seconds", help, started.as_secs_f64());
+    if let Some(bytes) = stats.resident_bytes {
+        page.gauge("process_resident_memory_bytes", "Memory in use.", bytes);
+    }
+    if let Some(seconds) = stats.cpu_seconds {
+        page.counter("process_cpu_seconds_total", "Processor time used.", seconds);
+    }
+    if let Some(fds) = stats.open_fds {
+        page.gauge("process_open_fds", "Open files and sockets.", fds);
+    }
+    if let Some(threads) = stats.threads {
+        page.gauge("process_threads", "Threads.", threads);
+    }
+}

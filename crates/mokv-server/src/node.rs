@@ -1,0 +1,568 @@
+//! A node: composes the parts and routes requests between them. Decides nothing that a part could decide.
+//!
+//! Every node takes every request. A write goes to the proposer of the node that leads, over one hop at most; a
+//! linearizable read asks for a read index, waits until this node has applied it, and is answered from this node's
+//! memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv_proto::internal::LogId;
+use mokv_proto::internal::forward_item::Call;
+use mokv_proto::internal::forward_result::Result as Answer;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::command::{Command, Op, Outcome, OutcomeResult};
+use crate::disk::Disk;
+use crate::error::RequestError;
+use crate::forward::{ForwardFailure, Forwarder};
+use crate::identity::{DataDir, IdentityError};
+use crate::maintenance;
+use crate::peer::{Caller, Lane, PeerNetwork, Target};
+use crate::proposer::Proposer;
+use crate::raft::log::{Log, LogError, LogOptions};
+use crate::raft::types::{MemberInfo, NodeId};
+use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
+use crate::read_gate::ReadGate;
+use crate::runtime::Tasks;
+use crate::snapshot::{SnapshotError, Snapshots};
+use crate::status::NodeStatus;
+use crate::store::Store;
+
+/// How long a request that was refused by a node that does not lead waits for news before it looks again.
+const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// What a node needs from the world. All that is not deterministic comes in here.
+pub struct Seams {
+    /// Tasks and random numbers.
+    pub tasks: Tasks,
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Other nodes.
+    pub peers: Arc<dyn PeerNetwork>,
+}
+
+/// Bounds on what a request may say. Checked at the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a key.
+    pub key_bytes_max: usize,
+    /// Bytes of a value.
+    pub value_bytes_max: usize,
+    /// Bytes of a request.
+    pub request_bytes_max: usize,
+    /// How long a request may take, whatever its own deadline says.
+    pub request_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            key_bytes_max: 4096,
+            value_bytes_max: 1 << 20,
+            request_bytes_max: 4 << 20,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a node behaves.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The name, for people.
+    pub name: String,
+    /// Where others reach this node, host:port.
+    pub rpc_addr: String,
+    /// Form a cluster of this node alone if the directory is empty.
+    pub bootstrap: bool,
+    /// Consensus.
+    pub raft: RaftOptions,
+    /// The log.
+    pub log: LogOptions,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Bytes that the store may hold before writes that let it grow are refused.
+    pub memory_quota: Option<u64>,
+    /// Bytes of log since the last snapshot that bring the next one. As much log is kept behind a snapshot, for members
+    /// that were away for a while.
+    pub snapshot_log_bytes: u64,
+}
+
+/// Why a node did not start. Nothing was changed beyond what a crash at this point could have left.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory is in use, unreadable, or of another version.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log can't be trusted.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A snapshot can't be trusted.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Consensus did not start.
+    #[error(transparent)]
+    Raft(#[from] StartError),
+    /// The cluster could not be formed.
+    #[error("this node could not form a cluster: {0}")]
+    Bootstrap(String),
+}
+
+/// How fresh a read has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Reflects every write acknowledged before the read.
+    Linearizable,
+    /// What this node has.
+    Local,
+}
+
+/// Whether the node is fit to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It knows a leader and has caught up.
+    Ready,
+    /// Why not.
+    NotReady(String),
+}
+
+/// One running node. Cheap to clone; clones are the same node.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: NodeOptions,
+    tasks: Tasks,
+    data_dir: DataDir,
+    peers: Arc<dyn PeerNetwork>,
+    store: Store,
+    log: Log,
+    snapshots: Snapshots,
+    raft: Raft,
+    proposer: Proposer,
+    /// Rounds of this node as leader.
+    leader_gate: ReadGate,
+    /// Rounds for this node's readers, wherever the leader is.
+    gate: ReadGate,
+    forwarder: Forwarder,
+    readiness: watch::Receiver<Readiness>,
+    draining: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Starts a node on its data directory. Must be called inside [`Tasks::scope`].
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub async fn start(seams: Seams, options: NodeOptions) -> Result<Self, NodeError> {
+        let Seams { tasks, disk, peers } = seams;
+        let data_dir = DataDir::open(&tasks, disk.clone(), options.data_dir.clone(), &options.name).await?;
+        let node_id = data_dir.identity().node_id;
+        let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
+        let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
+        let store = Store::new();
+        let caller = Caller { node_id, cluster_id: data_dir.watch_cluster_id() };
+        let raft = Raft::start(
+            caller.clone(),
+            &options.raft,
+            &tasks,
+            log.clone(),
+            snapshots.clone(),
+            store.clone(),
+            peers.clone(),
+        )
+        .await?;
+        if options.bootstrap {
+            bootstrap(&raft, &data_dir, &options).await?;
+        }
+
+        let proposer = Proposer::start(&tasks, raft.clone());
+        let leader_gate = ReadGate::start(&tasks, {
+            let raft = raft.clone();
+            move || {
+                let raft = raft.clone();
+                async move { raft.read_index().await }
+            }
+        });
+        let forwarder = Forwarder::new(&tasks, caller, peers.clone());
+        let gate = ReadGate::start(&tasks, {
+            let round = ReadRound {
+                node_id,
+                leadership: raft.leadership(),
+                leader_gate: leader_gate.clone(),
+                forwarder: forwarder.clone(),
+                timeout: options.limits.request_timeout,
+            };
+            move || {
+                let round = round.clone();
+                async move { round.run().await }
+            }
+        });
+        let (draining, drained) = watch::channel(false);
+        let readiness = maintenance::watch_readiness(&tasks, raft.clone(), store.clone(), gate.clone(), drained);
+        maintenance::start(
+            &tasks,
+            maintenance::Duties {
+                node_id,
+                raft: raft.clone(),
+                log: log.clone(),
+                snapshot_log_bytes: options.snapshot_log_bytes,
+            },
+        );
+        let inner = Inner {
+            options,
+            tasks,
+            data_dir,
+            peers,
+            store,
+            log,
+            snapshots,
+            raft,
+            proposer,
+            leader_gate,
+            gate,
+            forwarder,
+            readiness,
+            draining,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The identity of this node.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.data_dir.identity().node_id
+    }
+
+    /// How this node was started.
+    pub fn options(&self) -> &NodeOptions {
+        &self.inner.options
+    }
+
+    /// Bounds on requests.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.options.limits
+    }
+
+    /// The data in memory.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The log on disk.
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    /// The snapshots on disk.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.inner.snapshots
+    }
+
+    /// Consensus.
+    pub fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.inner.data_dir
+    }
+
+    /// Tasks and random numbers.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// Reaches another node by its address, and by its identity where that is known.
+    pub fn peer(&self, target: &Target) -> Arc<dyn crate::peer::Peer> {
+        let identity = self.inner.data_dir.identity();
+        let caller = Caller { node_id: identity.node_id, cluster_id: self.inner.data_dir.watch_cluster_id() };
+        self.inner.peers.peer(&caller, target, Lane::Forward)
+    }
+
+    /// Whether the node is fit to serve; changes are seen as they come.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.inner.readiness.clone()
+    }
+
+    /// What there is to say of the node now.
+    pub fn status(&self) -> NodeStatus {
+        let inner = &*self.inner;
+        let identity = inner.data_dir.identity();
+        let leadership = inner.raft.leadership().borrow().clone();
+        let (progress, stats, log) = (inner.raft.progress(), inner.store.stats(), inner.log.metrics());
+        NodeStatus {
+            name: inner.options.name.clone(),
+            node_id: identity.node_id,
+            cluster_id: identity.cluster_id,
+            rpc_addr: inner.options.rpc_addr.clone(),
+            state: leadership.role.as_str(),
+            leader_id: leadership.leader.map(|(id, _)| id),
+            leader_changes: leadership.leader_changes,
+            term: leadership.term,
+            last_log_index: progress.last_log,
+            committed_index: progress.committed,
+            applied_index: stats.applied.map_or(0, |at| at.index),
+            snapshot_index: progress.snapshot,
+            snapshot_bytes: inner.snapshots.latest().map_or(0, |snapshot| snapshot.size),
+            log_bytes: inner.log.bytes_since(progress.purged),
+            log_syncs: log.syncs(),
+            log_bytes_written: log.bytes_written(),
+            log_entries_written: log.entries_written(),
+            revision: stats.revision,
+            keys: stats.keys,
+            memory_bytes: stats.memory_bytes,
+            memory_quota_bytes: inner.options.memory_quota,
+            state_hash: stats.state_hash.to_string(),
+            sessions: stats.sessions,
+            pins: stats.pins,
+            readiness: inner.readiness.borrow().clone(),
+            disk_full: !inner.log.has_room(),
+        }
+    }
+
+    /// Replicates and applies a command, wherever the leader is.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn write(&self, command: Command, deadline: Instant) -> Result<Outcome, RequestError> {
+        let began = Instant::now();
+        let mut leadership = self.inner.raft.leadership();
+        // Whether an earlier try may have had an effect.
+        let mut tried = false;
+        loop {
+            let leader = leadership.borrow_and_update().leader.clone();
+            let attempt = async {
+                match &leader {
+                    None => Err(ForwardFailure::NotLeader),
+                    Some((id, _)) if *id == self.node_id() => self.write_as_leader(command.clone()).await,
+                    Some(leader) => self.inner.forwarder.write(leader, command.clone(), deadline).await,
+                }
+            };
+            match timeout_at(deadline, attempt).await {
+                Ok(Ok(outcome)) => return accepted(outcome),
+                Ok(Err(ForwardFailure::Unknown(reason))) if command.id.is_none() => {
+                    return Err(RequestError::OutcomeUnknown { reason });
+                }
+                Ok(Err(ForwardFailure::Refused(error))) => return Err(error),
+                Ok(Err(ForwardFailure::NotLeader)) if !tried => {
+                    self.await_leader(&mut leadership, leader.is_some(), began, deadline).await?;
+                }
+                // With a request id, another try has no second effect.
+                Ok(Err(ForwardFailure::Unknown(_) | ForwardFailure::NotLeader)) => {
+                    tried = true;
+                    let waited = self.await_leader(&mut leadership, leader.is_some(), began, deadline).await;
+                    waited.map_err(|error| RequestError::OutcomeUnknown { reason: error.to_string() })?;
+                }
+                Err(_) => {
+                    let reason = format!("it was not committed within {:?}", began.elapsed());
+                    return Err(RequestError::OutcomeUnknown { reason });
+                }
+            }
+        }
+    }
+
+    /// Waits for news of the leader. `known`: the one that is known refused, which it may not do for long.
+    async fn await_leader(
+        &self,
+        leadership: &mut watch::Receiver<Leadership>,
+        known: bool,
+        began: Instant,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let until = if known { deadline.min(Instant::now() + LEADER_RETRY) } else { deadline };
+        match timeout_at(until, leadership.changed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(RequestError::Unavailable { reason: "the node is stopping".into() }),
+            Err(_) if Instant::now() < deadline => Ok(()),
+            Err(_) => Err(RequestError::NoLeader { waited: began.elapsed() }),
+        }
+    }
+
+    /// Replicates and applies a command if this node leads.
+    pub(crate) async fn write_as_leader(&self, command: Command) -> Result<Outcome, ForwardFailure> {
+        if !self.inner.log.has_room() {
+            return Err(ForwardFailure::Refused(RequestError::DiskFull));
+        }
+        if let (Some(quota), true) = (self.inner.options.memory_quota, grows(&command)) {
+            let used = self.inner.store.stats().memory_bytes;
+            if used >= quota {
+                return Err(ForwardFailure::Refused(RequestError::QuotaExceeded { used, quota }));
+            }
+        }
+        self.inner.proposer.propose(command).await.map_err(|error| match error {
+            ProposeError::NotLeader => ForwardFailure::NotLeader,
+            ProposeError::Unknown(reason) => ForwardFailure::Unknown(reason),
+        })
+    }
+
+    /// Returns when a read of [`Node::store`] is as fresh as asked.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn read_barrier(
+        &self,
+        consistency: Consistency,
+        min_revision: u64,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let began = Instant::now();
+        if consistency == Consistency::Linearizable {
+            let read_index = self.read_index(began, deadline).await?;
+            let mut progress = self.inner.store.progress();
+            let applied = progress.wait_for(|progress| progress.applied.is_some_and(|at| at.index >= read_index));
+            if !timeout_at(deadline, applied).await.is_ok_and(|applied| applied.is_ok()) {
+                return Err(RequestError::ReadTimeout { waited: began.elapsed() });
+            }
+        }
+        if min_revision == 0 {
+            return Ok(());
+        }
+        let mut progress = self.inner.store.progress();
+        let reached = progress.wait_for(|progress| progress.revision >= min_revision);
+        match timeout_at(deadline, reached).await.is_ok_and(|reached| reached.is_ok()) {
+            true => Ok(()),
+            false => Err(RequestError::RevisionNotReached {
+                wanted: min_revision,
+                reached: self.inner.store.stats().revision,
+                waited: began.elapsed(),
+            }),
+        }
+    }
+
+    async fn read_index(&self, began: Instant, deadline: Instant) -> Result<u64, RequestError> {
+        let mut leadership = self.inner.raft.leadership();
+        loop {
+            let known = leadership.borrow_and_update().leader.is_some();
+            match timeout_at(deadline, self.inner.gate.read_index()).await {
+                Ok(Ok(log_id)) => return Ok(log_id.index),
+                Ok(Err(ReadIndexError::NotLeader)) => {
+                    self.await_leader(&mut leadership, known, began, deadline).await?;
+                }
+                // The leader lost its majority, perhaps because there is a new one: ask again.
+                Ok(Err(ReadIndexError::NoQuorum(_))) => {
+                    self.await_leader(&mut leadership, true, began, deadline).await?;
+                }
+                Err(_) => return Err(RequestError::ReadTimeout { waited: began.elapsed() }),
+            }
+        }
+    }
+
+    /// What a follower forwarded to this node as the leader.
+    pub(crate) async fn answer_forwarded(&self, call: Call, deadline: Instant) -> Result<Answer, ForwardFailure> {
+        match call {
+            Call::Command(command) => match timeout_at(deadline, self.write_as_leader(command)).await {
+                Ok(outcome) => outcome.map(Answer::Outcome),
+                Err(_) => Err(ForwardFailure::Unknown("it was not committed in time".into())),
+            },
+            Call::ReadIndex(_) => match timeout_at(deadline, self.inner.leader_gate.read_index()).await {
+                Ok(Ok(log_id)) => Ok(Answer::ReadIndex(log_id)),
+                Ok(Err(_)) | Err(_) => Err(ForwardFailure::NotLeader),
+            },
+        }
+    }
+
+    /// Stops being ready, and hands leadership over if this node leads. Requests are still answered, and forwarded to
+    /// the new leader.
+    pub async fn hand_over(&self, grace: Duration) {
+        self.inner.draining.send_replace(true);
+        maintenance::hand_over(self.node_id(), &self.inner.raft, grace).await;
+    }
+
+    /// Ends the node: consensus, then the log, then all tasks. What was acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        self.inner.raft.shutdown().await;
+        if let Err(error) = self.inner.log.close().await {
+            tracing::error!(%error, "the log was not closed cleanly");
+        }
+        self.inner.tasks.abort();
+        self.inner.data_dir.close();
+    }
+}
+
+/// Forms a cluster of this node, if it has never been in one. Interrupted at any point, it is completed by the next start.
+async fn bootstrap(raft: &Raft, data_dir: &DataDir, options: &NodeOptions) -> Result<(), NodeError> {
+    let failed = |error: String| NodeError::Bootstrap(error);
+    let identity = data_dir.identity();
+    if identity.cluster_id.is_some() {
+        return Ok(());
+    }
+    if !raft.is_initialized().await {
+        let me = MemberInfo { name: options.name.clone(), rpc_addr: options.rpc_addr.clone() };
+        raft.initialize(me).await.map_err(|error| failed(error.to_string()))?;
+    }
+    // No other node can have heard of this cluster before it has a name: every call between nodes carries it.
+    data_dir.create_cluster_id().await.map_err(|error| failed(error.to_string()))?;
+    Ok(())
+}
+
+/// One round for this node's readers.
+#[derive(Clone)]
+struct ReadRound {
+    node_id: NodeId,
+    leadership: watch::Receiver<Leadership>,
+    leader_gate: ReadGate,
+    forwarder: Forwarder,
+    timeout: Duration,
+}
+
+impl ReadRound {
+    async fn run(self) -> Result<LogId, ReadIndexError> {
+        let leadership = self.leadership.borrow().clone();
+        match leadership.leader {
+            None => Err(ReadIndexError::NotLeader),
+            Some((id, _)) if id == self.node_id => self.leader_gate.read_index().await,
+            Some(leader) => {
+                let deadline = Instant::now() + self.timeout;
+                let changed = self.leader_changed(leader.0);
+                tokio::select! {
+                    biased;
+                    answer = self.forwarder.read_index(&leader, deadline) => {
+                        answer.map_err(|_| ReadIndexError::NotLeader)
+                    }
+                    // A leader that was cut off must not hold up the readers of its successor.
+                    () = changed => Err(ReadIndexError::NotLeader),
+                    () = tokio::time::sleep_until(deadline) => Err(ReadIndexError::NotLeader),
+                }
+            }
+        }
+    }
+
+    async fn leader_changed(&self, from: NodeId) {
+        let mut leadership = self.leadership.clone();
+        let changed = leadership.wait_for(|now| now.leader.as_ref().map(|(id, _)| *id) != Some(from));
+        if changed.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Whether applying the command can make the store larger for good.
+fn grows(command: &Command) -> bool {
+    matches!(command.op, Some(Op::Set(_) | Op::OpenSession(_)))
+}
+
+/// Turns the state machine's refusal into an error.
+fn accepted(outcome: Outcome) -> Result<Outcome, RequestError> {
+    match outcome.result {
+        Some(OutcomeResult::Rejected(rejection)) => {
+            let rejection = crate::command::Rejection::try_from(rejection).unwrap_or_default();
+            Err(RequestError::Rejected(rejection))
+        }
+        _ => Ok(outcome),
+    }
+}
+
+/// Whether a node with this role leads.
+pub(crate) fn leads(leadership: &Leadership) -> bool {
+    leadership.role == Role::Leader
+}

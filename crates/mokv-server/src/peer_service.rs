@@ -1,0 +1,161 @@
+//! The answering side of [`Peer`]: what other nodes ask of this one.
+//!
+//! Who calls and who is meant has been checked before a call gets here ([`Envelope::check`](crate::peer::Envelope)).
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mokv_proto::internal::snapshot_chunk::Part;
+use mokv_proto::internal::{
+    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
+    ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
+    SnapshotResponse, VoteRequest, VoteResponse,
+};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::error::RequestError;
+use crate::forward;
+use crate::node::Node;
+use crate::peer::{AnswerStream, MessageStream, Peer};
+
+/// Answers other nodes on behalf of one node.
+#[derive(Clone)]
+pub struct PeerService {
+    node: Node,
+}
+
+impl PeerService {
+    /// The answers of `node`.
+    pub fn new(node: Node) -> Self {
+        Self { node }
+    }
+
+    /// The node that answers.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    /// While there is no room on the disk, entries are refused before consensus sees them: the stream ends, and the
+    /// leader tries again later. Heartbeats go on.
+    async fn append(&self, requests: MessageStream<AppendRequest>) -> Result<AnswerStream<AppendResponse>, Status> {
+        let log = self.node.log().clone();
+        let affordable = requests.take_while(move |request| {
+            let affordable = request.entries.is_empty() || log.has_room();
+            if !affordable {
+                tracing::warn!("entries refused: no room on the disk");
+            }
+            std::future::ready(affordable)
+        });
+        Ok(self.node.raft().append(affordable.boxed()))
+    }
+
+    async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, Status> {
+        self.node.raft().vote(request).await
+    }
+
+    async fn transfer_leader(&self, request: LeaderTransferRequest) -> Result<LeaderTransferResponse, Status> {
+        self.node.raft().take_over(request).await
+    }
+
+    async fn snapshot(&self, mut chunks: MessageStream<SnapshotChunk>) -> Result<SnapshotResponse, Status> {
+        let Some(Part::Header(header)) = chunks.next().await.and_then(|chunk| chunk.part) else {
+            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        };
+        let failed = |error: crate::snapshot::SnapshotError| Status::unavailable(error.to_string());
+        let mut receiver = self.node.snapshots().receiver().map_err(failed)?;
+        while let Some(chunk) = chunks.next().await {
+            let Some(Part::Data(data)) = chunk.part else {
+                return Err(Status::invalid_argument("a snapshot has one header"));
+            };
+            receiver.write(data).await.map_err(failed)?;
+        }
+        let info = receiver.finish(header.size).await.map_err(failed)?;
+        self.node.raft().install_snapshot(header, info).await
+    }
+
+    async fn forward(&self, requests: MessageStream<ForwardRequest>) -> Result<AnswerStream<ForwardResponse>, Status> {
+        let node = self.node.clone();
+        let answers = forward::serve(requests, move |call, deadline| {
+            let node = node.clone();
+            async move { node.answer_forwarded(call, deadline).await }
+        });
+        Ok(answers.map(Ok).boxed())
+    }
+
+    async fn admin(&self, request: AdminRequest) -> Result<AdminResponse, Status> {
+        let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into());
+        let change = request.change.ok_or_else(|| Status::invalid_argument("no change"))?;
+        let member = self.node.change_as_leader(change, deadline).await.map_err(|error| admin_status(&error))?;
+        Ok(AdminResponse { member: Some(member) })
+    }
+
+    async fn identify(&self, _request: IdentifyRequest) -> Result<IdentifyResponse, Status> {
+        let identity = self.node.data_dir().identity();
+        Ok(IdentifyResponse {
+            node_id: identity.node_id,
+            name: self.node.options().name.clone(),
+            cluster_id: identity.cluster_id.unwrap_or_default(),
+            rpc_addr: self.node.options().rpc_addr.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        })
+    }
+
+    async fn adopt(&self, request: AdoptRequest) -> Result<AdoptResponse, Status> {
+        let identity = self.node.data_dir().identity();
+        if request.node_id != identity.node_id {
+            return Err(Status::failed_precondition(format!(
+                "this is node {}, not node {}",
+                identity.node_id, request.node_id
+            )));
+        }
+        let adopted = self.node.data_dir().set_cluster_id(&request.cluster_id).await;
+        adopted.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(AdoptResponse {})
+    }
+}
+
+/// How an error of a membership change travels; [`admin_error`] is the way back.
+fn admin_status(error: &RequestError) -> Status {
+    let message = error.to_string();
+    match error {
+        RequestError::Refused(_) => Status::failed_precondition(message),
+        RequestError::NotFound(_) => Status::not_found(message),
+        RequestError::Invalid(_) => Status::invalid_argument(message),
+        RequestError::OutcomeUnknown { reason } => Status::unknown(reason.clone()),
+        _ => Status::unavailable(message),
+    }
+}
+
+/// The error that a leader answered a membership change with.
+pub(crate) fn admin_error(status: &Status) -> RequestError {
+    let message = status.message().to_owned();
+    match status.code() {
+        tonic::Code::FailedPrecondition => RequestError::Refused(message),
+        tonic::Code::NotFound => RequestError::NotFound(message),
+        tonic::Code::InvalidArgument => RequestError::Invalid(message),
+        tonic::Code::Unknown => RequestError::OutcomeUnknown { reason: message },
+        _ => RequestError::Unavailable { reason: message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_errors_come_back_as_they_were() {
+        let errors = [
+            RequestError::Refused("no quorum".into()),
+            RequestError::NotFound("no member".into()),
+            RequestError::Invalid("no address".into()),
+            RequestError::OutcomeUnknown { reason: "lost".into() },
+        ];
+        for error in errors {
+            assert_eq!(admin_error(&admin_status(&error)), error);
+        }
+    }
+}

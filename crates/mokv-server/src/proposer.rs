@@ -1,0 +1,146 @@
+//! Group commit: concurrent writes become one log entry.
+//!
+//! One task takes whatever has queued up, never waiting for more, and proposes it as one [`Batch`]; a few batches are
+//! under way at once, so that disk, network and apply overlap. An idle system commits a single write at once. Writes
+//! are proposed in the order in which they were queued.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command::{Batch, Command, Outcome};
+use crate::raft::{ProposeError, Raft};
+use crate::runtime::Tasks;
+
+/// Commands of one batch at most.
+const BATCH_COMMANDS_MAX: usize = 1024;
+
+/// Bytes of one batch at most, unless a single command is larger.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Batches under way at most: enough to keep the disk busy while the one before is being replicated and applied; more
+/// would only make the batches smaller.
+const BATCHES_IN_FLIGHT_MAX: usize = 4;
+
+/// Writes waiting at most; those that come when it is full wait in their own task, within their deadline.
+const QUEUE_MAX: usize = 16 * 1024;
+
+/// Where writes are handed in. Cheap to clone; the task ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    command: Command,
+    reply: oneshot::Sender<Result<Outcome, ProposeError>>,
+}
+
+type Proposal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Proposer {
+    /// Starts the task that proposes to `raft`.
+    pub fn start(tasks: &Tasks, raft: Raft) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        tasks.spawn(run(raft, waiting));
+        Self { queue }
+    }
+
+    /// Replicates and applies a command. Dropping the future gives the command up if it was not proposed yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProposeError`].
+    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Waiting { command, reply }).await.is_err() {
+            return Err(ProposeError::NotLeader);
+        }
+        answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node is stopping".into())))
+    }
+}
+
+async fn run(raft: Raft, mut queue: mpsc::Receiver<Waiting>) {
+    let mut waiting = VecDeque::new();
+    let mut in_flight: FuturesUnordered<Proposal> = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+            received = receive(&mut queue, &mut waiting), if in_flight.len() < BATCHES_IN_FLIGHT_MAX => {
+                if !received {
+                    break;
+                }
+                if let Some(proposal) = next_batch(&raft, &mut waiting) {
+                    in_flight.push(proposal);
+                }
+            }
+        }
+    }
+    while in_flight.next().await.is_some() {}
+}
+
+/// Waits until there is something to propose. False when nobody can hand in anything any more.
+async fn receive(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut VecDeque<Waiting>) -> bool {
+    if waiting.is_empty() {
+        match queue.recv().await {
+            Some(first) => waiting.push_back(first),
+            None => return false,
+        }
+    }
+    while waiting.len() < BATCH_COMMANDS_MAX {
+        match queue.try_recv() {
+            Ok(next) => waiting.push_back(next),
+            Err(_) => break,
+        }
+    }
+    true
+}
+
+/// Takes the next batch off the front. `None` if everybody in it has given up.
+fn next_batch(raft: &Raft, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> {
+    let mut bytes = 0;
+    let (mut commands, mut replies) = (Vec::new(), Vec::new());
+    while let Some(next) = waiting.front() {
+        let size = next.command.encoded_len();
+        if !commands.is_empty() && (bytes + size > BATCH_BYTES_MAX || commands.len() == BATCH_COMMANDS_MAX) {
+            break;
+        }
+        let Some(next) = waiting.pop_front() else { break };
+        // Its caller has answered "unknown" already: proposing it now would only do harm.
+        if next.reply.is_closed() {
+            continue;
+        }
+        bytes += size;
+        commands.push(next.command);
+        replies.push(next.reply);
+    }
+    if commands.is_empty() {
+        return None;
+    }
+    let raft = raft.clone();
+    Some(Box::pin(async move { answer(replies, raft.propose(Batch::new(commands)).await) }))
+}
+
+/// Hands each caller its part. Callers that have gone are passed over.
+fn answer(replies: Vec<oneshot::Sender<Result<Outcome, ProposeError>>>, result: Result<Vec<Outcome>, ProposeError>) {
+    match result {
+        Ok(outcomes) => {
+            debug_assert_eq!(replies.len(), outcomes.len(), "one outcome a command");
+            for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                drop(reply.send(Ok(outcome)));
+            }
+        }
+        Err(error) => {
+            for reply in replies {
+                drop(reply.send(Err(error.clone())));
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The edge: the one place that knows public messages and gRPC.
+//!
+//! Owns the gRPC port and the metrics port. Promises that what is malformed, too large or too much is refused here with a
+//! precise status, before it costs more than its own connection. Leaves every decision about data to the node.
+
+mod cluster;
+mod deadline;
+mod edge;
+mod health;
+pub mod http;
+mod incoming;
+mod kv;
+mod list;
+pub mod peer;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv_proto::PUBLIC_DESCRIPTORS;
+use mokv_proto::api::kv_server::KvServer;
+use mokv_proto::cluster::cluster_server::ClusterServer;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport;
+use tonic_health::pb::health_server::HealthServer;
+
+pub use self::health::Health;
+pub use self::kv::REVISION;
+pub use self::status::DOMAIN;
+use crate::metrics::GrpcMetrics;
+use crate::node::Node;
+
+/// How often a silent connection is asked whether anybody is there, and how long it may take to say so. Together they
+/// bound how long a machine that vanished holds a connection.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls at one time on one connection. More wait at the client.
+const STREAMS_MAX: u32 = 1024;
+
+/// What a peer may send before it has to wait: per call, enough for a few large values on their way; and per
+/// connection, which bounds what a connection can make us hold.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Headers of one call.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// A gRPC service.
+pub trait Service:
+    tonic::codegen::Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Service for S where
+    S: tonic::codegen::Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The gRPC server of a node.
+#[derive(Debug)]
+pub struct Server {
+    routes: Routes,
+    health: Health,
+    metrics: Arc<GrpcMetrics>,
+}
+
+impl Server {
+    /// The public services over `node`: `api.KV`, `mokv.cluster.v1.Cluster`, health and reflection.
+    ///
+    /// A message larger than [`Limits::request_bytes_max`](crate::node::Limits::request_bytes_max) is refused before it is
+    /// read, with `RESOURCE_EXHAUSTED`.
+    pub fn new(node: Node) -> Self {
+        let request_bytes_max = node.limits().request_bytes_max;
+        let health = Health::new(node.readiness());
+        let kv = KvServer::new(kv::KvService::new(node.clone())).max_decoding_message_size(request_bytes_max);
+        let cluster = ClusterServer::new(cluster::ClusterService::new(node));
+        let routes = Routes::new(kv).add_service(cluster).add_service(HealthServer::new(health.clone()));
+        let metrics = GrpcMetrics::new(&[PUBLIC_DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);
+        Self { routes: add_reflection(routes), health, metrics: Arc::new(metrics) }
+    }
+
+    /// Serves another service on the same port.
+    #[must_use]
+    pub fn with(mut self, service: impl Service) -> Self {
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Counts the calls.
+    pub fn metrics(&self) -> Arc<GrpcMetrics> {
+        self.metrics.clone()
+    }
+
+    /// What the health service reports.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Answers calls until `shutdown` completes; then takes no connections and no calls any more, and returns when the
+    /// last call that was under way has ended. How long that may take is for the caller to bound.
+    ///
+    /// # Errors
+    ///
+    /// None that a client or the network could bring about.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), transport::Error> {
+        let health = self.health;
+        let stopping = async move {
+            shutdown.await;
+            health.stop();
+        };
+        transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .serve_with_incoming_shutdown(
+                edge::Edge::new(self.routes, self.metrics),
+                incoming::connections(listener),
+                stopping,
+            )
+            .await
+    }
+}
+
+/// Reflection in both versions: newer tools ask for the first, older ones know only the second.
+fn add_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = builder().build_v1().expect("descriptors are generated");
+    let v1alpha = builder().build_v1alpha().expect("descriptors are generated");
+    routes.add_service(v1).add_service(v1alpha)
+}

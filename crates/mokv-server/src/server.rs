@@ -1,0 +1,222 @@
+//! The life of one server process: what is opened in which order, and closed in the reverse.
+//!
+//! Stopping: not ready, leadership handed over (requests are still answered meanwhile), no new connections, what is under
+//! way finished, consensus ended, log closed. One grace period bounds it all. Stopping is not leaving: the node stays a
+//! member.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Config;
+use crate::disk::OsDisk;
+use crate::node::{Limits, Node, NodeError, NodeOptions, Seams};
+use crate::raft::RaftOptions;
+use crate::raft::log::LogOptions;
+use crate::raft::network::NetworkOptions;
+use crate::rpc;
+use crate::rpc::peer::GrpcNetwork;
+use crate::runtime::{Tasks, WallClock};
+
+/// Of the grace period, the part that handing leadership over may take; an election takes as long in the worst case.
+const HAND_OVER_PART: u32 = 3;
+
+/// An append that has not reached a follower's disk after so many election timeouts won't help any more.
+const APPEND_TIMEOUT_PART: u32 = 2;
+
+/// A snapshot that makes no progress for so long is given up, and sent again. Loading one of some gigabytes takes less.
+const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A port could not be opened.
+    #[error("can't listen on {address} for {what}: {source}")]
+    Listen {
+        /// What the port is for.
+        what: &'static str,
+        /// Where.
+        address: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The random number generator or another service of the operating system failed.
+    #[error("the operating system failed: {0}")]
+    System(#[from] io::Error),
+    /// The node did not start.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The node stopped because it could not go on safely: a disk that failed, or a state that can't be explained.
+    #[error("the node stopped because going on would not be safe: {0}")]
+    Failed(String),
+}
+
+/// The open ports of a server. Tests bind port 0.
+pub struct Listeners {
+    /// gRPC, public and between nodes.
+    pub rpc: TcpListener,
+    /// Metrics and probes.
+    pub metrics: TcpListener,
+}
+
+impl Listeners {
+    /// Opens the ports that `config` names.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Listen`].
+    pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        Ok(Self {
+            rpc: listen("gRPC", &config.rpc_listen_addr()).await?,
+            metrics: listen("metrics", &config.metrics_listen_addr()).await?,
+        })
+    }
+}
+
+async fn listen(what: &'static str, address: &str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { what, address: address.to_owned(), source })
+}
+
+/// Runs a production server until `shutdown` completes.
+///
+/// # Errors
+///
+/// See [`RunError`]. After a clean stop: `Ok`.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    let listeners = Listeners::bind(&config).await?;
+    let tasks = Tasks::from_os()?;
+    let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
+    if !config.start_join_addrs.is_empty() {
+        tracing::info!("this version does not gossip yet: make this node a member with `mokv member add`");
+    }
+    let serving = Serving { options: node_options(&config), listeners, grace: config.shutdown_grace };
+    tasks.scope(serving.run(seams, shutdown)).await
+}
+
+fn node_options(config: &Config) -> NodeOptions {
+    NodeOptions {
+        data_dir: config.data_dir.clone(),
+        name: config.node_name.clone(),
+        rpc_addr: config.advertise_addr.clone(),
+        bootstrap: config.bootstrap,
+        raft: RaftOptions {
+            heartbeat_interval: config.heartbeat_interval,
+            election_timeout_min: config.election_timeout_min,
+            election_timeout_max: config.election_timeout_max,
+            network: NetworkOptions {
+                append_timeout: APPEND_TIMEOUT_PART * config.election_timeout_max,
+                snapshot_idle_timeout: SNAPSHOT_IDLE_TIMEOUT,
+            },
+        },
+        log: LogOptions { segment_bytes: config.log_segment_bytes, ..LogOptions::default() },
+        limits: Limits {
+            key_bytes_max: config.max_key_bytes,
+            value_bytes_max: config.max_value_bytes,
+            request_bytes_max: config.max_request_bytes,
+            request_timeout: config.request_timeout,
+        },
+        memory_quota: config.memory_quota,
+        snapshot_log_bytes: config.snapshot_log_bytes,
+    }
+}
+
+/// A server that is about to run.
+pub struct Serving {
+    /// How the node behaves.
+    pub options: NodeOptions,
+    /// Where it listens.
+    pub listeners: Listeners,
+    /// How long stopping may take.
+    pub grace: Duration,
+}
+
+impl Serving {
+    /// Runs until `shutdown` completes. Must be called inside [`Tasks::scope`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub async fn run(self, seams: Seams, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+        let tasks = seams.tasks.clone();
+        let node = Node::start(seams, self.options).await?;
+        let (stop, stopping) = watch::channel(Stop::No);
+        let grpc = rpc::Server::new(node.clone())
+            .with(rpc::peer::peer_service(node.clone()))
+            .with(rpc::peer::join_service(node.clone()));
+        let metrics = grpc.metrics();
+        announce(&node, &self.listeners.rpc, &self.listeners.metrics);
+        let mut serving = tasks.spawn(grpc.serve(self.listeners.rpc, reached(stopping.clone(), Stop::Drain)));
+        let page = rpc::http::serve(
+            self.listeners.metrics,
+            node.clone(),
+            metrics,
+            WallClock::System,
+            reached(stopping, Stop::Now),
+        );
+        tasks.spawn(page);
+
+        let ended = tokio::select! {
+            biased;
+            () = shutdown => Ok(()),
+            reason = failure(&node) => Err(RunError::Failed(reason)),
+            served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),
+        };
+        match &ended {
+            Ok(()) => tracing::info!(grace = ?self.grace, "stopping"),
+            Err(error) => tracing::error!(%error, "stopping"),
+        }
+        let deadline = Instant::now() + self.grace;
+        if ended.is_ok() {
+            node.hand_over(self.grace / HAND_OVER_PART).await;
+            stop.send_replace(Stop::Drain);
+            // Streams between nodes end with consensus, not before: wait for them only as long as is left.
+            let drained = timeout_at(deadline.min(Instant::now() + self.grace / HAND_OVER_PART), &mut serving).await;
+            tracing::debug!(complete = drained.is_ok(), "requests drained");
+        }
+        stop.send_replace(Stop::Now);
+        if timeout_at(deadline, node.shutdown()).await.is_err() {
+            tracing::warn!("the grace period is over: what was not acknowledged is given up");
+        }
+        ended
+    }
+}
+
+/// How far stopping has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    Drain,
+    Now,
+}
+
+async fn reached(mut stopping: watch::Receiver<Stop>, stage: Stop) {
+    // A sender that is gone has stopped, too.
+    drop(stopping.wait_for(|now| *now >= stage).await);
+}
+
+/// Completes when the node can't go on.
+async fn failure(node: &Node) -> String {
+    let mut leadership = node.raft().leadership();
+    let failed = leadership.wait_for(|now| now.failure.is_some()).await;
+    match failed {
+        Ok(now) => now.failure.clone().unwrap_or_default(),
+        Err(_) => "consensus ended".into(),
+    }
+}
+
+fn announce(node: &Node, rpc: &TcpListener, metrics: &TcpListener) {
+    let address = |listener: &TcpListener| listener.local_addr().map(|at: SocketAddr| at.to_string());
+    tracing::info!(
+        name = node.options().name,
+        node_id = node.node_id(),
+        data_dir = %node.options().data_dir.display(),
+        rpc = address(rpc).unwrap_or_default(),
+        metrics = address(metrics).unwrap_or_default(),
+        "serving"
+    );
+}
