@@ -38,6 +38,9 @@ pub use self::status::DOMAIN;
 use crate::metrics::GrpcMetrics;
 use crate::node::Node;
 
+// Connections have no maximum age: closing one in use, however gracefully, makes common clients (tonic's among them)
+// report requests that were about to be sent as cancelled, and those of a write can't tell that it had no effect.
+
 /// How often a silent connection is asked whether anybody is there, and how long it may take to say so. Together they
 /// bound how long a machine that vanished holds a connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);

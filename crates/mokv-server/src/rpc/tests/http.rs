@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::super::http::serve;
 use super::{Running, Setup, get, samples};
@@ -123,6 +124,8 @@ async fn idle_connections_end_when_the_server_stops() {
     idle.read_exact(&mut first).await.expect("an answer");
     pages.stop.send(()).expect("running");
     pages.served.await.expect("served");
+    // Not only when it has been idle for too long.
     let mut rest = Vec::new();
-    idle.read_to_end(&mut rest).await.expect("an orderly end");
+    let ended = timeout(Duration::from_secs(5), idle.read_to_end(&mut rest)).await;
+    ended.expect("at once").expect("an orderly end");
 }

@@ -1,11 +1,13 @@
 //! Lists: what they hold, and what becomes of their views.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::api::{self, GetResponse, ListRequest};
-use tonic::Request;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 use super::super::REVISION;
@@ -121,15 +123,26 @@ async fn a_list_waits_for_its_leader_and_its_revision() {
     assert_eq!(reason(kv.list(ahead).await).1, "REVISION_NOT_REACHED");
 }
 
-/// More than the transport's buffers hold, so that the list can't be finished while nobody reads it.
+/// More MiB than the transport's buffers hold, so that a list can't be finished while nobody reads it.
+const LARGE: usize = 16;
+
+async fn fill_large(kv: &mut KvClient<Channel>) {
+    for n in 0..LARGE {
+        kv.set(set(&format!("key-{n:02}"), vec![b'1'; 1 << 20])).await.expect("set");
+    }
+}
+
+async fn all_views_released(server: &Running) {
+    while server.node.store().stats().pins > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_list_shows_one_revision_and_lets_go_of_it() {
     let server = Running::start(Setup::default()).await;
     let mut kv = server.kv().await;
-    let count = 16;
-    for n in 0..count {
-        kv.set(set(&format!("key-{n:02}"), vec![b'1'; 1 << 20])).await.expect("set");
-    }
+    fill_large(&mut kv).await;
 
     let mut pairs = kv.list(ListRequest::default()).await.expect("list").into_inner();
     pairs.message().await.expect("first").expect("pair");
@@ -137,14 +150,27 @@ async fn a_list_shows_one_revision_and_lets_go_of_it() {
     kv.set(set("key-99", "2")).await.expect("writes go on");
     assert_eq!(server.node.store().stats().pins, 1);
     let rest: Vec<GetResponse> = pairs.try_collect().await.expect("pairs");
-    assert_eq!(rest.len(), count - 1);
-    assert!(rest.iter().all(|pair| pair.value.len() == 1 << 20 && pair.revision == count as u64));
+    assert_eq!(rest.len(), LARGE - 1);
+    assert!(rest.iter().all(|pair| pair.value.len() == 1 << 20 && pair.revision == LARGE as u64));
 
     let mut abandoned = kv.list(ListRequest::default()).await.expect("list").into_inner();
     abandoned.message().await.expect("first").expect("pair");
     assert_eq!(server.node.store().stats().pins, 1);
     drop(abandoned);
-    while server.node.store().stats().pins > 0 {
-        tokio::task::yield_now().await;
-    }
+    all_views_released(&server).await;
+}
+
+#[tokio::test]
+async fn a_list_ends_with_its_callers_deadline() {
+    let server = Running::start(Setup::default()).await;
+    let mut kv = server.kv().await;
+    fill_large(&mut kv).await;
+
+    let mut request = Request::new(ListRequest::default());
+    request.set_timeout(Duration::from_millis(200));
+    let mut pairs = kv.list(request).await.expect("list").into_inner();
+    pairs.message().await.expect("first").expect("pair");
+    all_views_released(&server).await;
+    let cut = pairs.try_collect::<Vec<GetResponse>>().await;
+    assert!(matches!(reason(cut), (Code::DeadlineExceeded, reason, _) if reason == "DEADLINE_EXCEEDED"));
 }
