@@ -119,7 +119,10 @@ impl Endpoints {
             }
             if round_ended {
                 let pause = pause_after_round((attempt + 1) / self.nodes.len());
-                sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+                if Instant::now() + pause >= deadline {
+                    break;
+                }
+                sleep(pause).await;
             }
         }
         Err(failures.into_error())

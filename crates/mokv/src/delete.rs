@@ -30,8 +30,8 @@ struct Answer {
 
 impl DeleteArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // A session, so that the write is sent again when its answer is lost.
-        let answer = self.cluster.client()?.session().delete(&self.key).await?;
+        // Without a session: one write is not worth a place among those that the cluster remembers.
+        let answer = self.cluster.client()?.delete(&self.key).await?;
         match self.output.format {
             ValueFormat::Plain if answer.existed => output::line(format_args!("deleted"))?,
             ValueFormat::Plain => output::line(format_args!("there was no such key"))?,

@@ -54,6 +54,9 @@ impl Failure {
 
     /// Tells the user, and returns what the process exits with.
     pub(crate) fn report(&self) -> ExitCode {
+        if self.code == 0 {
+            return ExitCode::SUCCESS;
+        }
         // Without standard error there is nobody left to tell.
         drop(writeln!(io::stderr(), "error: {}", self.message));
         if let Some(hint) = self.hint {

@@ -43,8 +43,8 @@ fn nobody_there_is_exit_code_4_and_says_what_to_do() {
     let table: &[&[&str]] = &[
         &["get", "a"],
         &["get", "a", "--local"],
-        &["set", "a", "1", "--timeout", "200ms"],
-        &["delete", "a", "--timeout", "200ms"],
+        &["set", "a", "1"],
+        &["delete", "a"],
         &["list"],
         &["servers"],
         &["member", "list"],
