@@ -42,8 +42,7 @@ impl Failure {
 
     /// Nobody answered.
     pub(crate) fn unavailable(message: impl Display) -> Self {
-        let hint =
-            "is a node running there? --endpoints or MOKV_ENDPOINTS says whom to ask; `mokv dev` starts a cluster here";
+        let hint = "`mokv status` shows the nodes, --endpoints or MOKV_ENDPOINTS says whom to ask, `mokv dev` starts a cluster";
         Self { code: 4, message: message.to_string(), hint: Some(hint) }
     }
 

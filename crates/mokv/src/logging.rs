@@ -9,7 +9,7 @@ use crate::output::use_colour;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Starts logging. `level` is a level, which means mökv's own lines (libraries are quiet), or a filter of `target=level`
+/// Starts logging. `level` is a level, which means mökv's own lines (libraries are quiet: what matters of theirs, mökv says in its own words), or a filter of `target=level`
 /// parts.
 pub(crate) fn start(level: &str) -> Result<(), Failure> {
     let filter = parse(level).map_err(|reason| Failure::usage(format!("log-level: {reason}")))?;
@@ -25,7 +25,7 @@ fn parse(level: &str) -> Result<EnvFilter, String> {
         return Err(format!("{part:?} is no level: use one of {}, or target=level", LEVELS.join(", ")));
     }
     let directives = match level.as_str() {
-        "info" | "debug" | "trace" => format!("warn,mokv={level}"),
+        "info" | "debug" | "trace" => format!("warn,openraft=error,mokv={level}"),
         _ => level,
     };
     EnvFilter::builder().parse(directives).map_err(|error| error.to_string())

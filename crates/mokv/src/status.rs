@@ -47,7 +47,7 @@ impl StatusArgs {
         match self.output.format {
             TableFormat::Json => output::json(&reports.iter().map(Entry::from).collect::<Vec<_>>())?,
             format => {
-                let rows: Vec<_> = reports.iter().map(row).collect();
+                let rows: Vec<_> = reports.iter().map(|report| row(report, &reports)).collect();
                 let headings = [
                     "NAME", "ADDRESS", "STATE", "LEADER", "TERM", "APPLIED", "REVISION", "KEYS", "MEMORY", "HASH",
                     "READY",
@@ -84,7 +84,8 @@ async fn ask_all(cluster: &ClusterArgs) -> Result<Vec<Report>, Failure> {
     Ok(reports.into_values().collect())
 }
 
-fn row(report: &Report) -> [String; 11] {
+/// The row of one of the reports; the others know the names of nodes.
+fn row(report: &Report, all: &[Report]) -> [String; 11] {
     let status = match &report.status {
         Ok(status) => status,
         Err(error) => {
@@ -95,10 +96,10 @@ fn row(report: &Report) -> [String; 11] {
             return row;
         }
     };
+    let mut statuses = all.iter().filter_map(|report| report.status.as_ref().ok());
     let leader = match status.leader_id {
         0 => "none".to_owned(),
-        id if id == status.node_id => "itself".to_owned(),
-        id => id.to_string(),
+        id => statuses.find(|other| other.node_id == id).map_or_else(|| id.to_string(), |leader| leader.name.clone()),
     };
     let memory = match status.memory_quota_bytes {
         0 => output::bytes(status.memory_bytes),
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn an_unreachable_node_keeps_its_row() {
         let down = Report { address: "d:1".into(), status: Err(Error::Unavailable("refused".into())) };
-        let row = row(&down);
+        let row = row(&down, &[]);
         assert_eq!((row[1].as_str(), row[2].as_str()), ("d:1", "unreachable"));
         assert!(row[10].contains("refused"));
         assert_eq!(

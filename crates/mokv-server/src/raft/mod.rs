@@ -70,6 +70,8 @@ impl RaftOptions {
             // A partial partition must not keep a leader alive that can't commit (openraft #2080).
             quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max)),
             enable_pre_vote: Some(true),
+            // A restarted leader stands for election like everybody else: its memory has to catch up first.
+            enable_leader_restore: Some(false),
             ..Config::default()
         }
         .validate()

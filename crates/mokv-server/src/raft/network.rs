@@ -58,7 +58,7 @@ impl Network {
         let address = Target { node_id: Some(target), rpc_addr: node.rpc_addr.clone() };
         let peer = self.peers.peer(&self.caller, &address, lane);
         let (node_id, snapshots, options) = (self.caller.node_id, self.snapshots.clone(), self.options);
-        MemberClient { node_id, target, peer, snapshots, options }
+        MemberClient { node_id, target, peer, lane, reachable: None, snapshots, options }
     }
 }
 
@@ -83,6 +83,9 @@ pub struct MemberClient {
     node_id: NodeId,
     target: NodeId,
     peer: Arc<dyn Peer>,
+    lane: Lane,
+    /// Whether the last attempt succeeded.
+    reachable: Option<bool>,
     snapshots: Snapshots,
     options: NetworkOptions,
 }
@@ -102,6 +105,19 @@ impl MemberClient {
             Ok(answer) => answer.map_err(unreachable),
             Err(_) => Err(self.timed_out(action, ttl).into()),
         }
+    }
+
+    /// Logs when a member's log lane breaks or works again, and not once for every attempt.
+    fn note_reachable(&mut self, error: Option<&Status>) {
+        if self.lane != Lane::Log || self.reachable == Some(error.is_none()) {
+            return;
+        }
+        match error {
+            Some(status) => tracing::warn!(member = self.target, error = status.message(), "a member can't be reached"),
+            None if self.reachable.is_some() => tracing::info!(member = self.target, "the member is reached again"),
+            None => {}
+        }
+        self.reachable = Some(error.is_none());
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
@@ -176,17 +192,20 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
     {
         let unanswered = Unanswered::default();
         let sent = unanswered.clone();
-        let requests = input.map(move |request| {
+        let mut requests = input.map(move |request| {
             sent.sent();
             append_to_proto(&request)
         });
         let limit = self.options.append_timeout;
         async move {
-            let opening = timeout(limit, self.peer.append(requests.boxed()));
-            let answers = match opening.await {
-                Ok(answers) => answers.map_err(unreachable)?,
-                Err(_) => return Err(self.timed_out(RPCTypes::AppendEntries, limit).into()),
-            };
+            // The first request is taken before the connection is tried: openraft waits between two attempts inside its
+            // stream of requests.
+            let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
+            let requests = stream::once(std::future::ready(first)).chain(requests);
+            let opening = timeout(limit, self.peer.append(requests.boxed())).await;
+            let opened = opening.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer in {limit:?}"))));
+            self.note_reachable(opened.as_ref().err());
+            let answers = opened.map_err(unreachable)?;
             let this = &*self;
             let results = stream::unfold(Some((answers, unanswered)), move |state| async move {
                 let (mut answers, unanswered) = state?;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use mokv_proto::api::kv_client::KvClient;
@@ -74,13 +75,9 @@ impl Cluster {
     /// Starts one more node, which is in no cluster yet unless it is the first.
     pub(crate) async fn add_node(&mut self) -> usize {
         let index = self.nodes.len();
-        let free = || async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
-            listener.local_addr().expect("address")
-        };
         let name = format!("node-{index}");
         let data_dir = self.dir.path().join(&name);
-        let (addr, metrics) = (free().await, free().await);
+        let (addr, metrics) = (free_addr(), free_addr());
         self.nodes.push(TestNode { name, addr, metrics, data_dir, running: None });
         self.start_node(index).await;
         index
@@ -255,6 +252,18 @@ impl TestNode {
             pairs.push(pair);
         }
         Ok(pairs)
+    }
+}
+
+/// An address that nobody uses, below those that the operating system gives to outgoing connections.
+fn free_addr() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 10_000 + u16::try_from(std::process::id() % 200).unwrap_or(0) * 100;
+    loop {
+        let addr = SocketAddr::from(([127, 0, 0, 1], base + NEXT.fetch_add(1, Ordering::Relaxed) % 1000));
+        if std::net::TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -49,7 +49,7 @@ impl Supervisor {
     pub(super) async fn run(mut self) -> Result<(), Failure> {
         let mut is_restart = false;
         loop {
-            let mut child =
+            let (mut child, life_line) =
                 spawn(&self.node).map_err(|error| Failure::error(format!("{}: {error}", self.node.name)))?;
             self.pid.send_replace(child.id());
             if is_restart {
@@ -57,7 +57,7 @@ impl Supervisor {
             }
             let status = tokio::select! {
                 biased;
-                () = stopping(&mut self.phase) => return stop(child).await,
+                () = stopping(&mut self.phase) => return stop(child, life_line).await,
                 status = child.wait() => status.map_err(Failure::error)?,
             };
             self.pid.send_replace(None);
@@ -74,9 +74,13 @@ impl Supervisor {
     }
 }
 
-fn spawn(node: &NodePlan) -> io::Result<Child> {
+/// Starts the node. It runs as long as the pipe is open.
+fn spawn(node: &NodePlan) -> io::Result<(Child, Option<ChildStdin>)> {
     let log = OpenOptions::new().append(true).create(true).open(&node.log_file)?;
-    command(node, log)?.spawn()
+    let mut child = command(node, log)?.spawn()?;
+    // Taken out, because waiting for a child closes the pipe that it still holds.
+    let life_line = child.stdin.take();
+    Ok((child, life_line))
 }
 
 fn command(node: &NodePlan, log: File) -> io::Result<Command> {
@@ -107,9 +111,8 @@ async fn stopping(phase: &mut watch::Receiver<Phase>) {
     drop(phase.wait_for(|phase| *phase == Phase::Stopping).await);
 }
 
-async fn stop(mut child: Child) -> Result<(), Failure> {
-    // `wait` closes standard input before it waits, and a node takes that as its signal; done here to be seen.
-    drop(child.stdin.take());
+async fn stop(mut child: Child, life_line: Option<ChildStdin>) -> Result<(), Failure> {
+    drop(life_line);
     match timeout(STOP_TIMEOUT, child.wait()).await {
         Ok(ended) => ended.map(drop).map_err(Failure::error),
         Err(_) => child.kill().await.map_err(Failure::error),

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod cluster;
 mod commands;
 mod config;
 mod dev;
@@ -10,6 +11,11 @@ mod serve;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a machine that is busy with other tests.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// `mokv` with these arguments, in an environment of its own.
 fn mokv(args: &[&str]) -> Command {
@@ -29,6 +35,15 @@ impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self { code: output.status.code().expect("an exit code"), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// Waits until `reached` says so, but not for ever.
+fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !reached() {
+        assert!(started.elapsed() < WAIT_MAX, "in vain: {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

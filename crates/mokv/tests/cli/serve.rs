@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Ended, free_port, mokv};
+use crate::{Ended, free_port, mokv, wait_until};
 
 /// A node of its own, ended with the test.
 struct Server {
@@ -25,10 +25,10 @@ impl Server {
         command.args(["--rpc-port", &ports[1], "--metrics-port", &ports[2], "--data-dir"]).arg(data_dir);
         let mut child = command.stdin(Stdio::piped()).spawn().expect("mokv");
         let address = (Ipv4Addr::LOCALHOST, ports[1].parse().expect("a port"));
-        while TcpStream::connect(address).is_err() {
-            assert!(child.try_wait().expect("mokv").is_none(), "the node ended: {}", Self::end(child).err);
-            std::thread::yield_now();
-        }
+        wait_until("the node listens", || {
+            assert!(child.try_wait().expect("mokv").is_none(), "the node ended");
+            TcpStream::connect(address).is_ok()
+        });
         Self { child, _dir: dir }
     }
 
