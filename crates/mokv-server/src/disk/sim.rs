@@ -4,7 +4,7 @@
 //! replaced. A crash may keep any of them and lose any other, which covers reordering and tearing. A failing sync loses
 //! the file's pending atoms for ever, though they stay readable until the crash, as Linux does it.
 //!
-//! Between two tasks of the simulation only [`File::sync`] yields: requests pile up while a sync runs, as they do in
+//! Of the calls only [`File::sync`] yields, and [`File::set_size`] when it is told to: requests pile up while a sync runs, as they do in
 //! production.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +66,8 @@ struct State {
     locks: BTreeSet<PathBuf>,
     /// All files together may be this long.
     capacity: Option<usize>,
+    /// Whether files that are to grow have to wait.
+    growth_is_stalled: bool,
     syncs_to_fail: usize,
     writes_to_fail: usize,
     /// The number of calls that changed something.
@@ -175,6 +177,13 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
+    /// A disk of its own, as it is: what is pending stays pending. A process that is killed leaves it so.
+    pub(crate) fn copy(&self) -> Self {
+        let mut state = self.lock_state().without_history();
+        state.locks.clear();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// The number of pending atoms.
     pub(crate) fn pending(&self) -> usize {
         self.lock_state().pending.len()
@@ -209,6 +218,11 @@ impl SimDisk {
     pub(crate) fn used(&self) -> usize {
         let state = self.lock_state();
         state.names.values().map(|file| state.files[*file].live.len()).sum()
+    }
+
+    /// Lets [`File::set_size`] wait for as long as this is set.
+    pub(crate) fn stall_growth(&self, stall: bool) {
+        self.lock_state().growth_is_stalled = stall;
     }
 
     /// Fails the next syncs of files; what was pending then is lost.
@@ -377,6 +391,9 @@ impl File for SimFile {
 
     fn set_size(&self, size: u64) -> DiskFuture<'_, ()> {
         Box::pin(async move {
+            while self.disk.lock_state().growth_is_stalled {
+                tokio::task::yield_now().await;
+            }
             let mut state = self.disk.lock_state();
             state.before_change();
             state.resize(self.file, size as usize)

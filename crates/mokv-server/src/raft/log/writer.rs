@@ -381,7 +381,6 @@ impl Writer {
         let needed = RECORDS_AT + state.bytes() as u64 + bytes;
         if segment.size < needed {
             segment.file.set_size(needed).await.map_err(LogFailure::io("extend", &segment.path))?;
-            segment.file.sync().await.map_err(LogFailure::io("sync", &segment.path))?;
             segment.size = needed;
         }
         let next = segment.sequence + 1;

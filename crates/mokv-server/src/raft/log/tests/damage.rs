@@ -100,6 +100,20 @@ async fn a_changed_byte_before_the_last_group_is_refused_even_if_the_mark_is_old
     }
 }
 
+/// A vote that is taken for an unfinished write could be cast again.
+#[tokio::test]
+async fn a_changed_byte_in_a_vote_is_refused_even_right_after_it_was_saved() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).await.expect("open");
+    log.save_vote(&Vote::new(5, 1)).await.expect("vote");
+    let (begin, _) = records(&disk, 1)[0];
+    for at in [begin, begin + 60] {
+        let disk = disk.crash(|_| false);
+        disk.edit(&segment_path(1), |bytes| bytes[at] ^= 1);
+        assert_names(&open(&disk).await.expect_err("damage"), &segment_path(1), begin);
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_was_cut_between_records_is_refused() {
     let whole = closed().await;
@@ -113,6 +127,36 @@ async fn a_log_that_was_cut_between_records_is_refused() {
             let error = open(&disk).await.expect_err("cut");
             assert!(matches!(error, LogError::WentBack { .. }), "{error}");
         }
+    }
+}
+
+/// The mark is durable before a segment is left, whatever the crash keeps.
+#[tokio::test]
+async fn a_log_that_was_cut_before_its_last_segment_is_refused_after_a_crash_too() {
+    let disk = SimDisk::default();
+    let log = open(&disk).await.expect("open");
+    append(&log, (0..9).map(|index| entry(1, index, 600)).collect()).await;
+    let disk = disk.crash(|_| false);
+    let (begin, _) = records(&disk, 1).pop().expect("records");
+    disk.edit(&segment_path(1), |bytes| bytes[begin..].fill(0));
+    disk.edit(&segment_path(2), |bytes| bytes[record::RECORDS_AT as usize..].fill(0));
+    assert!(matches!(open(&disk).await, Err(LogError::WentBack { .. })));
+}
+
+/// Either slot of the mark may be damaged, also when the one that is left is the older one.
+#[tokio::test]
+async fn a_damaged_slot_of_the_mark_is_no_reason_to_refuse_the_log() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).await.expect("open");
+    append(&log, (0..20).map(|index| entry(1, index, 600)).collect()).await;
+    log.purge(types::log_id(1, 15)).await.expect("purge");
+    append(&log, vec![entry(1, 20, 10)]).await;
+    let whole = contents(&log).await;
+    drop(log);
+    for slot in [0, 4096] {
+        let disk = disk.crash(|_| false);
+        disk.edit(&Path::new(DIR).join("mark"), |bytes| bytes[slot + 35] ^= 1);
+        assert_eq!(contents(&open(&disk).await.expect("the other slot")).await, whole);
     }
 }
 

@@ -9,6 +9,13 @@ async fn read(log: &Log, range: impl RangeBounds<u64> + Clone + fmt::Debug + Sen
     log.clone().get_log_reader().await.try_get_log_entries(range).await.expect("entries")
 }
 
+/// Lets other tasks do what they can do now.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Lets other tasks go on until something holds.
 async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..10_000 {
@@ -85,6 +92,7 @@ async fn a_truncation_after_waiting_entries_acknowledges_only_what_was_durable()
     let first = submit(&log, vec![entry(1, 0, 10), entry(1, 1, 10)]).await;
     log.truncate_after(Some(types::log_id(1, 0))).await.expect("truncate");
     first.await.expect("an answer").expect("durable before it was dropped");
+    assert_eq!(log.metrics().sync_seconds().count, 2);
     append(&log, vec![entry(2, 1, 10)]).await;
     let found = contents(&open(&disk.crash(|_| false)).await.expect("open")).await;
     assert_eq!(found.entries, [entry(1, 0, 10), entry(2, 1, 10)]);
@@ -108,6 +116,20 @@ async fn purging_removes_whole_segments_and_reopening_forgets_nothing() {
     assert_eq!((found.vote, found.purged), (Some(Vote::new_committed(3, 2)), Some(types::log_id(1, 50))));
     assert_eq!(found.entries.len(), 9);
     assert_eq!(log.read_committed().await.expect("committed"), Some(types::log_id(1, 55)));
+}
+
+#[tokio::test]
+async fn whatever_is_purged_the_rest_is_there() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).await.expect("open");
+    let entries: Vec<Entry> = (0..40).map(|index| entry(1, index, 300)).collect();
+    append(&log, entries.clone()).await;
+    for upto in 0..40 {
+        log.purge(types::log_id(1, upto)).await.expect("purge");
+        log.save_vote(&Vote::new(2, upto)).await.expect("what comes later is durable later");
+        let found = contents(&open(&disk.crash(|_| true)).await.expect("open")).await;
+        assert_eq!(found.entries, entries[upto as usize + 1..]);
+    }
 }
 
 #[tokio::test]
@@ -153,6 +175,27 @@ async fn a_full_disk_leaves_room_for_the_reserve_and_heals() {
     until("there is room", || log.has_room()).await;
     append(&log, (index + bytes..200).map(|index| entry(1, index, 100)).collect()).await;
     assert_eq!(read(&log, ..).await.len(), 200);
+}
+
+/// While it is not known whether there is room for the next segment, at most half of this one is used: then what is under
+/// way fits when it turns out that there is none.
+#[tokio::test]
+async fn the_reserve_is_kept_until_it_is_known_whether_there_is_room() {
+    let disk = SimDisk::default();
+    let log = open(&disk).await.expect("open");
+    disk.stall_growth(true);
+    let one = 100 + ENTRY_OVERHEAD_BYTES;
+    let end = || log.last().map_or(0, |last| last.index + 1);
+    let under_way = || end() - log.durable_index().map_or(0, |index| index + 1);
+    while (under_way() + 1) * one <= log.reserve_bytes() {
+        drop(submit(&log, vec![entry(1, end(), 100)]).await);
+        settle().await;
+    }
+    disk.set_capacity(Some(disk.used()));
+    disk.stall_growth(false);
+    until("what was under way is durable", || log.durable_index() == log.last().map(|last| last.index)).await;
+    assert!(!log.has_room());
+    assert!(log.status().borrow().failure.is_none());
 }
 
 #[tokio::test]
@@ -212,6 +255,20 @@ async fn a_closed_log_has_everything_and_takes_nothing() {
     log.close().await.expect_err("closed");
     let mut log = open(&disk.crash(|_| false)).await.expect("open");
     assert_eq!(log.read_committed().await.expect("committed"), Some(types::log_id(1, 0)));
+}
+
+#[tokio::test]
+async fn a_closed_log_has_no_task_at_work() {
+    let disk = SimDisk::default();
+    let log = open(&disk).await.expect("open");
+    disk.stall_growth(true);
+    append(&log, (0..6).map(|index| entry(1, index, 600)).collect()).await;
+    let closing = Tasks::new(1, DiskTasks::Inline).spawn(async move { log.close().await });
+    settle().await;
+    assert!(!closing.is_finished(), "the next segment is still being made");
+    disk.stall_growth(false);
+    closing.await.expect("no panic").expect("close");
+    open(&disk).await.expect("open");
 }
 
 /// The writer's task ends with the log, also without a farewell.
