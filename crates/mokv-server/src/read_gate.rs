@@ -95,10 +95,8 @@ mod tests {
             }
         });
         let ask = || {
-            tokio::spawn({
-                let gate = gate.clone();
-                async move { gate.read_index().await.expect("index").index }
-            })
+            let gate = gate.clone();
+            tasks.spawn(async move { gate.read_index().await.expect("index").index })
         };
 
         let first = ask();

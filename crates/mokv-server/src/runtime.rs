@@ -265,9 +265,12 @@ mod tests {
     #[tokio::test]
     async fn abort_ends_tasks_of_openraft_too() {
         let tasks = Tasks::new(1, DiskTasks::Inline);
-        let task = tasks.scope(async { NodeRuntime::spawn(std::future::pending::<()>()) }).await;
-        tasks.abort();
-        assert!(task.await.expect_err("aborted").is_cancelled());
+        let ended = tasks.scope(async {
+            let task = NodeRuntime::spawn(std::future::pending::<()>());
+            tasks.abort();
+            task.await
+        });
+        assert!(ended.await.expect_err("aborted").is_cancelled());
         assert!(tasks.spawn(async {}).await.expect_err("started after the abort").is_cancelled());
     }
 

@@ -169,7 +169,7 @@ async fn the_last_two_are_kept_and_leftovers_removed() {
     }
     assert_eq!(snapshots.all(), [infos[3], infos[2]]);
     assert_eq!(node.names().await, [infos[2].name(), infos[3].name()]);
-    let gone = snapshots.load(&infos[1]).await.err().expect("removed");
+    let gone = snapshots.load(&infos[1]).await.expect_err("removed");
     assert!(matches!(gone, SnapshotError::Gone(path) if path == node.path(&infos[1])));
 
     // What a crash leaves, and what is not ours.
@@ -279,7 +279,7 @@ async fn damage_is_named_and_the_one_before_is_whole() {
 
     let snapshots = node.open().await;
     assert_eq!(snapshots.all(), [newer, older]);
-    let error = snapshots.load(&newer).await.err().expect("damaged");
+    let error = snapshots.load(&newer).await.expect_err("damaged");
     let message = error.to_string();
     assert!(message.contains(&newer.name()) && message.contains("at byte"), "{message}");
     assert!(matches!(error, SnapshotError::Damaged { problem: DecodeError { problem: Problem::Checksum, .. }, .. }));
@@ -288,7 +288,7 @@ async fn damage_is_named_and_the_one_before_is_whole() {
     load(&snapshots, &older).await.expect("load");
 
     node.disk.edit(&node.path(&newer), |bytes| bytes.truncate(9_000));
-    let error = node.open().await.load(&newer).await.err().expect("cut");
+    let error = node.open().await.load(&newer).await.expect_err("cut");
     assert!(
         matches!(&error, SnapshotError::Damaged { problem, .. } if *problem == DecodeError { offset: 9_000, problem: Problem::Cut }),
         "{error}"
@@ -302,7 +302,7 @@ async fn a_renamed_snapshot_is_refused() {
     let renamed = SnapshotInfo { last_log_id: LogId { term: TERM, index: 99 }, ..info };
     node.disk.rename(&node.path(&info), &node.path(&renamed)).await.expect("rename");
     let snapshots = node.open().await;
-    let error = snapshots.load(&renamed).await.err().expect("another's name");
+    let error = snapshots.load(&renamed).await.expect_err("another's name");
     assert!(matches!(&error, SnapshotError::WrongName { name, .. } if *name == info.name()), "{error}");
 }
 
@@ -315,7 +315,7 @@ async fn a_state_that_is_not_what_the_head_says_is_refused() {
     encoder.pair(&Pair { key: "key".into(), ..Default::default() }).expect("pair");
     let bytes = encoder.finish();
     let info = receive(&snapshots, &bytes, bytes.len() as u64).await.expect("the bytes are fine");
-    let error = snapshots.load(&info).await.err().expect("another state");
+    let error = snapshots.load(&info).await.expect_err("another state");
     assert!(matches!(error, SnapshotError::WrongState { problem: LoadError::StateHash { .. }, .. }), "{error}");
 }
 

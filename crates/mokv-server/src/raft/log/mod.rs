@@ -1,8 +1,8 @@
 //! The Raft log on disk, with the vote and the committed position.
 //!
-//! Owns the log's directory: segment files of records ([`record`]) and the mark ([`mark`]). Promises: what was
+//! Owns the log's directory: segment files of records (`record`) and the mark (`mark`). Promises: what was
 //! acknowledged survives a crash and a loss of power; what was not acknowledged is there or is not, in order; a log that
-//! lost something acknowledged is refused when it is opened, not repaired ([`recovery`]). Leaves to others: what entries
+//! lost something acknowledged is refused when it is opened, not repaired (`recovery`). Leaves to others: what entries
 //! mean, when to take snapshots and purge, and to refuse requests while there is no room.
 //!
 //! Everything is appended: entries, truncations, votes and committed positions are records in one sequence. So one sync
@@ -10,8 +10,8 @@
 //! nothing on the disk is ever overwritten that a reader or a crash could still need. Only what has to be known without
 //! reading the sequence is in a second file, the mark: where the log begins and how far it reaches at least.
 //!
-//! One task writes ([`writer`]), one reads what is no longer in memory ([`reader`]). All that is in memory is in one
-//! place ([`tail`]), behind a lock that is held for moments.
+//! One task writes (`writer`), one reads what is no longer in memory (`reader`). All that is in memory is in one
+//! place (`tail`), behind a lock that is held for moments.
 
 use std::fmt;
 use std::io;

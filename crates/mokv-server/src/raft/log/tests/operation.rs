@@ -92,7 +92,7 @@ async fn a_truncation_after_waiting_entries_acknowledges_only_what_was_durable()
     let first = submit(&log, vec![entry(1, 0, 10), entry(1, 1, 10)]).await;
     log.truncate_after(Some(types::log_id(1, 0))).await.expect("truncate");
     first.await.expect("an answer").expect("durable before it was dropped");
-    assert_eq!(log.metrics().sync_seconds().count, 2);
+    assert_eq!(log.metrics().syncs().count(), 2);
     append(&log, vec![entry(2, 1, 10)]).await;
     let found = contents(&open(&disk.crash(|_| false)).await.expect("open")).await;
     assert_eq!(found.entries, [entry(1, 0, 10), entry(2, 1, 10)]);
