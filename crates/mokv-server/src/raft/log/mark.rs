@@ -200,6 +200,15 @@ mod tests {
         }
     }
 
+    /// Changing these bytes means changing the format: give it a new version, and keep reading this one.
+    #[test]
+    fn the_bytes_are_those_of_version_1() {
+        let mark = Mark { first_segment: 2, last_record: 40, purged: Some(types::log_id(3, 17)) };
+        let numbers = [5_u64, 2, 40, 1, 3, 17].map(u64::to_le_bytes).concat();
+        let expected = [&b"mokvmark"[..], &[1, 0, 0, 0, 0xc0, 0x75, 0xa9, 0x25], &numbers];
+        assert_eq!(encode(5, mark), expected.concat());
+    }
+
     #[tokio::test]
     async fn a_synced_mark_survives_every_crash_and_one_damaged_slot() {
         let disk = SimDisk::default();

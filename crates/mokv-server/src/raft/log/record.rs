@@ -496,5 +496,9 @@ mod tests {
             &[10, 4, 8, 2, 16, 7, 0, 0],
         ];
         assert_eq!(bytes, expected.concat());
+
+        let expected =
+            [&b"mokv-log"[..], &[1, 0, 0, 0, 11, 0x8b, 0x89, 15], &[3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]];
+        assert_eq!(encode_segment_header(3, 9), expected.concat());
     }
 }

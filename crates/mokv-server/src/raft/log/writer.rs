@@ -248,7 +248,7 @@ impl Writer {
                 self.finish_group().await?;
                 self.purge(upto).await
             }
-            Request::Reserve => self.reserve().await,
+            Request::Reserve => self.reserve(),
             Request::Close { done } => {
                 self.closing = true;
                 // Who opens the log next must not meet them at work.
@@ -426,13 +426,15 @@ impl Writer {
         Ok(())
     }
 
-    async fn reserve(&mut self) -> Result<(), LogFailure> {
-        if !self.shared.status.borrow().has_room {
-            self.settle_spare().await?;
+    fn reserve(&mut self) -> Result<(), LogFailure> {
+        if let Spare::Making(made) = &mut self.spare
+            && let Ok(outcome) = made.try_recv()
+        {
+            self.spare = outcome?.map_or(Spare::Missing, Spare::Ready);
         }
         match self.spare {
             Spare::Missing => self.make_spare(self.current().sequence + 1),
-            _ => Ok(()),
+            Spare::Making(_) | Spare::Ready(_) => Ok(()),
         }
     }
 
