@@ -104,6 +104,17 @@ pub enum NodeError {
     /// A snapshot can't be trusted.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The log begins after what the newest snapshot covers: a snapshot was removed.
+    #[error(
+        "the newest snapshot covers entries up to {snapshot}, but the log has dropped those up to {purged}: a snapshot is \
+         missing. Put it back, or move the data directory away and let this node join as a new one"
+    )]
+    MissingSnapshot {
+        /// The last entry in a snapshot; 0 if there is none.
+        snapshot: u64,
+        /// The last entry that was dropped from the log.
+        purged: u64,
+    },
     /// Consensus did not start.
     #[error(transparent)]
     Raft(#[from] StartError),
@@ -167,6 +178,7 @@ impl Node {
         let node_id = data_dir.identity().node_id;
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
+        check_no_gap(&log, &snapshots)?;
         let store = Store::new();
         let caller = Caller { node_id, cluster_id: data_dir.watch_cluster_id() };
         let raft = Raft::start(
@@ -486,6 +498,15 @@ impl Node {
         }
         self.inner.tasks.abort();
         self.inner.data_dir.close();
+    }
+}
+
+/// Snapshot and log have to meet: what neither has is lost to this node.
+fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
+    let snapshot = snapshots.latest().map_or(0, |snapshot| snapshot.last_log_id.index);
+    match log.purged() {
+        Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! openraft's network over [`Peer`](crate::peer::Peer): conversions, deadlines, and nothing that decides.
+//! openraft's network over [`Peer`]: conversions, deadlines, and nothing that decides.
 //!
 //! Log entries, heartbeats and snapshots go over lanes of their own. Every call is bounded: a stream of appends fails
 //! when its oldest unanswered request is older than [`NetworkOptions::append_timeout`], a snapshot when it makes no

@@ -76,3 +76,20 @@ async fn all_nodes_restart_from_snapshot_and_log_to_the_same_state() {
     let after = cluster.nodes[0].status().await.expect("status");
     assert_eq!((after.state_hash, after.revision, after.keys), (before.state_hash, before.revision, before.keys));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_snapshots_were_removed_is_refused() {
+    let mut cluster = Cluster::start_with(1, tiny).await;
+    fill(&cluster, 0, 0, 1000).await;
+    wait_until_purged(&cluster, 0).await;
+    fill(&cluster, 0, 0, 1000).await;
+    let first_segment = cluster.nodes[0].data_dir.join("log/00000000000000000001.seg");
+    eventually("the log is purged", || async {
+        if first_segment.exists() { Err(Status::unavailable("not yet")) } else { Ok(()) }
+    })
+    .await;
+    cluster.stop_node(0).await;
+    std::fs::remove_dir_all(cluster.nodes[0].data_dir.join("snapshots")).expect("remove");
+    let refused = cluster.start_refused(0).await;
+    assert!(refused.contains("a snapshot is missing"), "{refused}");
+}

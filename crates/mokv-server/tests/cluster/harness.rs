@@ -44,7 +44,7 @@ pub(crate) struct TestNode {
     pub(crate) name: String,
     pub(crate) addr: SocketAddr,
     metrics: SocketAddr,
-    data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     running: Option<Running>,
 }
 
@@ -132,6 +132,13 @@ impl Cluster {
         let running = self.nodes[index].running.take().expect("running");
         drop(running.stop);
         running.ended.await.expect("no panic").expect("a clean stop");
+    }
+
+    /// Starts a node that can't run, and returns what it says.
+    pub(crate) async fn start_refused(&mut self, index: usize) -> String {
+        self.start_node(index).await;
+        let running = self.nodes[index].running.take().expect("running");
+        running.ended.await.expect("no panic").expect_err("refused").to_string()
     }
 
     /// Makes a node a member.
