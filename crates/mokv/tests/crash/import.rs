@@ -1,6 +1,6 @@
 //! An import that goes on while the leader is killed and comes back.
 //!
-//! `MOKV_TEST_LINES=FILE` imports each line of a file of your own, for example a dictionary.
+//! `CRASH_TEST_LINES=FILE` imports each line of a file of your own, for example a dictionary.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -63,9 +63,9 @@ async fn an_import_outlives_the_leader_and_loses_nothing() {
 
 /// Distinct lines: of the file that the environment names, or made up.
 fn lines() -> BTreeSet<String> {
-    match std::env::var_os("MOKV_TEST_LINES") {
+    match std::env::var_os("CRASH_TEST_LINES") {
         Some(path) => {
-            let file = BufReader::new(std::fs::File::open(&path).expect("MOKV_TEST_LINES"));
+            let file = BufReader::new(std::fs::File::open(&path).expect("CRASH_TEST_LINES"));
             file.lines().map(|line| line.expect("text")).filter(|line| !line.is_empty()).collect()
         }
         None => (0..LINES).map(|n| format!("line/{n:06}")).collect(),
