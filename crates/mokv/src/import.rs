@@ -313,6 +313,34 @@ mod tests {
         }
     }
 
+    /// What is begun stays under way until its time is over.
+    fn import_to_nobody() -> Import {
+        let retry_for = Duration::from_millis(200);
+        let client = Client::connect("127.0.0.1:1").expect("client").with_timeout(retry_for);
+        Import::new(client, retry_for, None, Progress::new(None))
+    }
+
+    fn record(line: u64, key: &str) -> Record {
+        Record { line, key: key.into(), value: vec![], offset: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_key_waits_for_its_earlier_line() {
+        let mut import = import_to_nobody();
+        import.begin(record(1, "a"), 64).await.expect("begun");
+        import.begin(record(2, "b"), 64).await.expect("another key");
+        assert_eq!(import.writing.len(), 2);
+        let failure = import.begin(record(3, "a"), 64).await.expect_err("the failure of an earlier line");
+        assert!(!format!("{failure:?}").contains("line 3"), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_is_in_flight() {
+        let mut import = import_to_nobody();
+        import.begin(record(1, "a"), 1).await.expect("begun");
+        import.begin(record(2, "b"), 1).await.expect_err("the failure of the first");
+    }
+
     #[test]
     fn acknowledged_keys_stay_on_their_line() {
         assert_eq!(escaped("a\\b\nc\rd"), "a\\\\b\\nc\\rd");

@@ -9,8 +9,8 @@ use crate::output::use_colour;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Starts logging. `level` is a level, which means mökv's own lines (libraries are quiet: what matters of theirs, mökv says in its own words), or a filter of `target=level`
-/// parts.
+/// Starts logging. `level` is a level, which means mökv's own lines (libraries are quiet: what matters of theirs, mökv
+/// says in its own words), or a filter of `target=level` parts.
 pub(crate) fn start(level: &str) -> Result<(), Failure> {
     let filter = parse(level).map_err(|reason| Failure::usage(format!("log-level: {reason}")))?;
     let ansi = use_colour(&io::stderr());
