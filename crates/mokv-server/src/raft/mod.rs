@@ -70,7 +70,8 @@ impl RaftOptions {
             // A partial partition must not keep a leader alive that can't commit (openraft #2080).
             quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max)),
             enable_pre_vote: Some(true),
-            // A restarted leader stands for election like everybody else: its memory has to catch up first.
+            // A restarted leader stands for election like everybody else. If it led on in its old term, it would write
+            // new entries where its followers have ones that it had sent, but not yet synced.
             enable_leader_restore: Some(false),
             ..Config::default()
         }
@@ -515,4 +516,28 @@ fn leadership(metrics: &openraft::RaftMetrics<TypeConfig>) -> Leadership {
     };
     let leader = metrics.current_leader.and_then(info);
     Leadership { role, leader, term: metrics.current_term, leader_changes: 0, failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each of these costs data or liveness without, and openraft's default is the other value.
+    #[test]
+    fn what_safety_rests_on_is_set() {
+        let options = RaftOptions {
+            heartbeat_interval: Duration::from_millis(150),
+            election_timeout_min: Duration::from_millis(600),
+            election_timeout_max: Duration::from_millis(1000),
+            network: NetworkOptions {
+                append_timeout: Duration::from_secs(2),
+                snapshot_idle_timeout: Duration::from_secs(60),
+            },
+        };
+        let config = options.config().expect("valid");
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_eq!(config.quorum_loss_probe_interval, Some(2000));
+        assert_eq!(config.snapshot_policy, SnapshotPolicy::Never);
+    }
 }

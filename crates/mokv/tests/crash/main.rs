@@ -6,3 +6,4 @@ mod harness;
 
 mod import;
 mod kill_all;
+mod kill_leader;
