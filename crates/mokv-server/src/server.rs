@@ -91,9 +91,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let listeners = Listeners::bind(&config).await?;
     let tasks = Tasks::from_os()?;
     let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
-    if !config.start_join_addrs.is_empty() {
-        tracing::info!("this version does not gossip yet: make this node a member with `mokv member add`");
-    }
     let serving = Serving { options: node_options(&config), listeners, grace: config.shutdown_grace };
     tasks.scope(serving.run(seams, shutdown)).await
 }
