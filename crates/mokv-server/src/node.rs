@@ -151,6 +151,7 @@ struct Inner {
     options: NodeOptions,
     tasks: Tasks,
     data_dir: DataDir,
+    caller: Caller,
     peers: Arc<dyn PeerNetwork>,
     store: Store,
     log: Log,
@@ -203,7 +204,7 @@ impl Node {
                 async move { raft.read_index().await }
             }
         });
-        let forwarder = Forwarder::new(&tasks, caller, peers.clone());
+        let forwarder = Forwarder::new(&tasks, caller.clone(), peers.clone());
         let gate = ReadGate::start(&tasks, {
             let round = ReadRound {
                 node_id,
@@ -232,6 +233,7 @@ impl Node {
             options,
             tasks,
             data_dir,
+            caller,
             peers,
             store,
             log,
@@ -249,7 +251,7 @@ impl Node {
 
     /// The identity of this node.
     pub fn node_id(&self) -> NodeId {
-        self.inner.data_dir.identity().node_id
+        self.inner.caller.node_id
     }
 
     /// How this node was started.
@@ -294,9 +296,7 @@ impl Node {
 
     /// Reaches another node by its address, and by its identity where that is known.
     pub fn peer(&self, target: &Target) -> Arc<dyn crate::peer::Peer> {
-        let identity = self.inner.data_dir.identity();
-        let caller = Caller { node_id: identity.node_id, cluster_id: self.inner.data_dir.watch_cluster_id() };
-        self.inner.peers.peer(&caller, target, Lane::Forward)
+        self.inner.peers.peer(&self.inner.caller, target, Lane::Forward)
     }
 
     /// Whether the node is fit to serve; changes are seen as they come.
