@@ -12,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
@@ -33,7 +34,7 @@ tokio::task_local! {
 pub enum DiskTasks {
     /// Each on a thread of its own: production.
     Threads,
-    /// As ordinary tasks: a simulator, whose disk does not block.
+    /// As ordinary tasks: a simulator, whose disk does not block. Such a node can also be [paused](Tasks::pause).
     Inline,
 }
 
@@ -47,6 +48,8 @@ struct Inner {
     disk_tasks: DiskTasks,
     rng: Mutex<SmallRng>,
     running: Mutex<Running>,
+    /// While the node is paused: who is to be woken when it goes on.
+    paused: Mutex<Option<Vec<Waker>>>,
 }
 
 struct Running {
@@ -73,6 +76,7 @@ impl Tasks {
                 disk_tasks,
                 rng: Mutex::new(SmallRng::seed_from_u64(seed)),
                 running: Mutex::new(Running { aborted: false, handles: Vec::new(), sweep_at: SWEEP_MIN }),
+                paused: Mutex::new(None),
             }),
         }
     }
@@ -99,7 +103,11 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let handle = tokio::spawn(NODE.scope(self.clone(), future));
+        let scoped = NODE.scope(self.clone(), future);
+        let handle = match self.inner.disk_tasks {
+            DiskTasks::Threads => tokio::spawn(scoped),
+            DiskTasks::Inline => tokio::spawn(Pausable { task: Box::pin(scoped), tasks: self.clone() }),
+        };
         self.register(handle.abort_handle());
         handle
     }
@@ -139,6 +147,17 @@ impl Tasks {
         }
     }
 
+    /// Stops all tasks of a simulated node where they stand, as SIGSTOP does, until [`Tasks::resume`]. Time goes on.
+    pub fn pause(&self) {
+        self.lock_paused().get_or_insert_default();
+    }
+
+    /// Lets the tasks go on.
+    pub fn resume(&self) {
+        let waiting = self.lock_paused().take();
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
     /// A generator of its own, seeded by the node's.
     pub fn rng(&self) -> SmallRng {
         let mut rng = self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,8 +177,30 @@ impl Tasks {
         }
     }
 
+    fn lock_paused(&self) -> std::sync::MutexGuard<'_, Option<Vec<Waker>>> {
+        self.inner.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_running(&self) -> std::sync::MutexGuard<'_, Running> {
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task of a node that a simulator may pause.
+struct Pausable<T> {
+    task: Pin<Box<dyn Future<Output = T> + Send>>,
+    tasks: Tasks,
+}
+
+impl<T> Future for Pausable<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if let Some(waiting) = &mut *self.tasks.lock_paused() {
+            waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.task.as_mut().poll(cx)
     }
 }
 
@@ -272,6 +313,33 @@ mod tests {
         });
         assert!(ended.await.expect_err("aborted").is_cancelled());
         assert!(tasks.spawn(async {}).await.expect_err("started after the abort").is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_paused_node_stands_still_and_goes_on() {
+        let tasks = Tasks::new(1, DiskTasks::Inline);
+        let (step, steps) = tokio::sync::watch::channel(0);
+        tasks.spawn(async move {
+            loop {
+                step.send_modify(|step| *step += 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let wait = || async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await
+            }
+        };
+        wait().await;
+        tasks.pause();
+        let at = *steps.borrow();
+        assert!(at > 0);
+        wait().await;
+        assert_eq!(*steps.borrow(), at);
+        tasks.resume();
+        wait().await;
+        assert!(*steps.borrow() > at);
+        tasks.abort();
     }
 
     #[tokio::test]

@@ -118,6 +118,21 @@ impl Server {
         self.health.clone()
     }
 
+    /// The services without a port, for callers in the same process: what comes in has passed no connection.
+    pub fn into_service(
+        self,
+    ) -> impl tonic::codegen::Service<
+        Request<Body>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static {
+        edge::Edge::new(self.routes, self.metrics)
+    }
+
     /// Answers calls until `shutdown` completes; then takes no connections and no calls any more, and returns when the
     /// last call that was under way has ended. How long that may take is for the caller to bound.
     ///
