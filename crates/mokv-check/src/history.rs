@@ -307,10 +307,10 @@ pub struct History {
 /// Why there is no history in what was read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The input can't be read.
-    #[error("can't read line {line}: {source}")]
+    /// The input can't be opened, or not be read any further.
+    #[error("can't read on after {line} lines: {source}")]
     Io {
-        /// Which, counted from 1.
+        /// How many lines were read.
         line: usize,
         /// Why.
         source: io::Error,
@@ -335,7 +335,7 @@ impl History {
         let mut events = Vec::new();
         for (number, text) in input.lines().enumerate() {
             let line = number + 1;
-            let text = text.map_err(|source| ReadError::Io { line, source })?;
+            let text = text.map_err(|source| ReadError::Io { line: number, source })?;
             if text.trim().is_empty() {
                 continue;
             }
