@@ -360,11 +360,11 @@ impl Node {
                 }
             };
             match timeout_at(deadline, attempt).await {
-                Ok(Ok(outcome)) => return accepted(outcome),
+                Ok(Ok(outcome)) => return accepted(outcome).map_err(|error| in_the_end(error, tried)),
                 Ok(Err(ForwardFailure::Unknown(reason))) if command.id.is_none() => {
                     return Err(RequestError::OutcomeUnknown { reason });
                 }
-                Ok(Err(ForwardFailure::Refused(error))) => return Err(error),
+                Ok(Err(ForwardFailure::Refused(error))) => return Err(in_the_end(error, tried)),
                 Ok(Err(ForwardFailure::NotLeader)) if !tried => {
                     self.await_leader(&mut leadership, leader.is_some(), began, deadline).await?;
                 }
@@ -572,6 +572,16 @@ fn grows(command: &Command) -> bool {
     matches!(command.op, Some(Op::Set(_) | Op::OpenSession(_)))
 }
 
+/// What a refusal means in the end: that of the last attempt says nothing of those before it.
+fn in_the_end(error: RequestError, tried: bool) -> RequestError {
+    match tried {
+        true => RequestError::OutcomeUnknown {
+            reason: format!("an earlier attempt may take effect; the last one: {error}"),
+        },
+        false => error,
+    }
+}
+
 /// Turns the state machine's refusal into an error.
 fn accepted(outcome: Outcome) -> Result<Outcome, RequestError> {
     match outcome.result {
@@ -586,4 +596,16 @@ fn accepted(outcome: Outcome) -> Result<Outcome, RequestError> {
 /// Whether a node with this role leads.
 pub(crate) fn leads(leadership: &Leadership) -> bool {
     leadership.role == Role::Leader
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The leader may have died after it sent the write on, and its successor may have no room.
+    #[test]
+    fn a_refusal_does_not_hide_that_an_earlier_attempt_may_take_effect() {
+        assert_eq!(in_the_end(RequestError::DiskFull, false), RequestError::DiskFull);
+        assert!(matches!(in_the_end(RequestError::DiskFull, true), RequestError::OutcomeUnknown { .. }));
+    }
 }
