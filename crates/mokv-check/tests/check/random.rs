@@ -1,18 +1,21 @@
 //! Legal histories are accepted; with one fact changed they are refused.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use mokv_check::{
     Answer, Change, Event, History, Limits, Op, Outcome, Pair, TxnResult, Violation, check_revisions, check_values,
 };
 use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::TestRunner;
 
 use crate::model::{Taps, plans, run};
 
 const CASES: u32 = 1_000;
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) })]
+    #![proptest_config(config())]
 
     #[test]
     fn legal_histories_are_accepted(plans in plans(60)) {
@@ -35,23 +38,43 @@ proptest! {
         let history = run(&plans, Taps::Named);
         prop_assert_eq!(History::read(lines(&history).as_bytes()).expect("a history"), history);
     }
+}
 
-    #[test]
-    fn a_wrong_fact_is_refused(plans in plans(40), mutation in 0..MUTATIONS.len(), at in any::<prop::sample::Index>()) {
-        let (name, mutate, taps) = MUTATIONS[mutation];
-        let history = run(&plans, taps);
-        // All places where this fact can be wrong, so that a case rarely has none.
-        let mutants: Vec<History> = (0..history.events.len()).filter_map(|place| mutate(&history, place)).collect();
-        prop_assume!(!mutants.is_empty());
-        let mutant = at.get(&mutants);
-        match check_revisions(mutant) {
-            Err(Violation::Malformed(malformed)) => {
-                return Err(TestCaseError::fail(format!("{name}: no history: {malformed}\n{}", lines(mutant))));
+/// Every mutation on every history that has a place for it, at one of those places.
+#[test]
+fn a_wrong_fact_is_refused() {
+    let mut runner = TestRunner::new(config());
+    let tried = RefCell::new(vec![0; MUTATIONS.len()]);
+    let given = (plans(40), any::<Index>());
+    let outcome = runner.run(&given, |(plans, at)| {
+        for (&(name, mutate, taps), tried) in MUTATIONS.iter().zip(tried.borrow_mut().iter_mut()) {
+            let history = run(&plans, taps);
+            let mutants: Vec<History> = (0..history.events.len()).filter_map(|place| mutate(&history, place)).collect();
+            if mutants.is_empty() {
+                continue;
             }
-            Err(_) => {}
-            Ok(_) => return Err(TestCaseError::fail(format!("{name}: accepted\n{}", lines(mutant)))),
+            *tried += 1;
+            let mutant = at.get(&mutants);
+            match check_revisions(mutant) {
+                Ok(_) => return Err(TestCaseError::fail(format!("{name}: accepted\n{}", lines(mutant)))),
+                Err(Violation::Malformed(malformed)) => {
+                    return Err(TestCaseError::fail(format!("{name}: no history: {malformed}\n{}", lines(mutant))));
+                }
+                Err(_) => {}
+            }
         }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
     }
+    for ((name, ..), tried) in MUTATIONS.iter().zip(tried.into_inner()) {
+        assert!(tried > CASES / 10, "{name}: tried on {tried} histories only");
+    }
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) }
 }
 
 fn lines(history: &History) -> String {
