@@ -72,7 +72,7 @@ impl Kv for KvService {
         self.check_key(&key)?;
         self.read_barrier(consistency, min_revision, deadline).await?;
         let found = self.node.store().get(key.as_bytes());
-        let Some(record) = found.record else { return Err(status::no_value(&key)) };
+        let Some(record) = found.record else { return Err(status::no_value(&key, found.revision)) };
         Ok(Response::new(GetResponse {
             key,
             value: record.value,

@@ -19,7 +19,7 @@
 //! | `SEQUENCE_FORGOTTEN` | `ABORTED` | | none now; perhaps earlier |
 //! | `INVALID` | `INVALID_ARGUMENT` | `BadRequest` naming the field | none |
 //! | `REFUSED` | `FAILED_PRECONDITION` | | none |
-//! | `NOT_FOUND` | `NOT_FOUND` | | none |
+//! | `NOT_FOUND` | `NOT_FOUND` | of a key: metadata `revision` | none |
 //! | `LIST_TOO_SLOW` | `ABORTED` | | none |
 //! | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | | none |
 //! | `INTERNAL` | `INTERNAL` | | unknown: a bug |
@@ -105,9 +105,10 @@ pub(super) fn invalid(field: &'static str, description: impl Into<String>) -> St
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
 }
 
-/// The key has no value.
-pub(super) fn no_value(key: &str) -> Status {
-    plain(Code::NotFound, "NOT_FOUND", format!("no value for key: {}", shown(key)))
+/// The key has no value, as of a revision.
+pub(super) fn no_value(key: &str, revision: u64) -> Status {
+    let details = details("NOT_FOUND", [("revision", revision.to_string())]);
+    Status::with_error_details(Code::NotFound, format!("no value for key: {}", shown(key)), details)
 }
 
 /// The reader of a list did not take what it asked for.
@@ -216,12 +217,13 @@ mod tests {
 
         let status = from_error(&RequestError::RevisionNotReached { wanted: 7, reached: 5, waited: RETRY_SOON });
         assert_eq!(status.get_error_details().error_info().expect("info").metadata["wanted"], "7");
+        assert_eq!(no_value("k", 9).get_error_details().error_info().expect("info").metadata["revision"], "9");
     }
 
     #[test]
     fn a_long_key_is_shown_in_part() {
-        assert_eq!(no_value("k").message(), "no value for key: k");
-        let status = no_value(&"ö".repeat(2000));
+        assert_eq!(no_value("k", 1).message(), "no value for key: k");
+        let status = no_value(&"ö".repeat(2000), 1);
         assert_eq!(status.message(), format!("no value for key: {}... (4000 bytes)", "ö".repeat(128)));
     }
 
