@@ -1,0 +1,67 @@
+//! The history of a run, as the checkers take it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mokv_check::{Change, Event, History, Op, Outcome};
+
+use crate::trace::Trace;
+
+/// Records what clients call and what the nodes apply. Cheap to clone; clones are the same history.
+#[derive(Clone)]
+pub struct Recorder {
+    trace: Trace,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<Event>,
+    last_call: u64,
+    /// Which call a session's request belongs to.
+    requests: BTreeMap<(u64, u64), u64>,
+}
+
+impl Recorder {
+    /// An empty history.
+    pub fn new(trace: Trace) -> Self {
+        Self { trace, state: Arc::default() }
+    }
+
+    /// A client is about to call. Returns the number of the call.
+    pub fn call(&self, client: u64, op: Op) -> u64 {
+        let at = self.trace.now();
+        let mut state = self.state();
+        state.last_call += 1;
+        let id = state.last_call;
+        state.events.push(Event::Call { id, client, at, op });
+        id
+    }
+
+    /// The write of this call has a request id: however often it is sent, it is one.
+    pub fn request(&self, client_id: u64, sequence: u64, call: u64) {
+        self.state().requests.insert((client_id, sequence), call);
+    }
+
+    /// The call has ended.
+    pub fn answer(&self, id: u64, result: Outcome) {
+        let at = self.trace.now();
+        self.state().events.push(Event::Return { id, at, result });
+    }
+
+    /// A write was applied. `request` is its request id, if it has one.
+    pub fn commit(&self, revision: u64, changes: Vec<Change>, request: Option<(u64, u64)>) {
+        let mut state = self.state();
+        let call = request.and_then(|request| state.requests.get(&request).copied());
+        state.events.push(Event::Commit { node: 0, revision, changes, call });
+    }
+
+    /// All that was recorded.
+    pub fn history(&self) -> History {
+        History { events: self.state().events.clone() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
