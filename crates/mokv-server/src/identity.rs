@@ -217,7 +217,13 @@ async fn open(
     }
     let file = path.join(FILE);
     let identity = match disk::read(&*disk, &file).await {
-        Ok(bytes) => decode(&file, &bytes)?,
+        Ok(bytes) => {
+            let identity = decode(&file, &bytes)?;
+            // A process that was killed may have given the file a name that is not durable yet, and from here on others
+            // hear of this node.
+            disk.sync_dir(&path).await.map_err(failed(&path))?;
+            identity
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The identity is made before anything else is.
             let has_log = disk.list(&path.join(LOG)).await.is_ok_and(|names| !names.is_empty());
@@ -275,6 +281,8 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
     })
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

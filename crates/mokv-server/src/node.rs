@@ -31,6 +31,9 @@ use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
 use crate::store::Store;
 
+#[cfg(test)]
+mod crash_tests;
+
 /// How long a request that was refused by a node that does not lead waits for news before it looks again.
 const LEADER_RETRY: Duration = Duration::from_millis(20);
 

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) mod crash_points;
 pub mod os;
 pub mod sim;
 

@@ -70,6 +70,8 @@ struct State {
     growth_is_stalled: bool,
     syncs_to_fail: usize,
     writes_to_fail: usize,
+    /// The call that fails, and how.
+    call_to_fail: Option<(usize, io::ErrorKind)>,
     /// The number of calls that changed something.
     calls: usize,
     /// The state before each such call, if that is recorded.
@@ -77,12 +79,17 @@ struct State {
 }
 
 impl State {
-    fn before_change(&mut self) {
+    /// Counts and records a call, or fails it: then it changes nothing.
+    fn before_change(&mut self) -> io::Result<()> {
         if self.history.is_some() {
             let image = Self { history: None, ..self.without_history() };
             self.history.as_mut().expect("recording").push(image);
         }
         self.calls += 1;
+        match self.call_to_fail {
+            Some((call, kind)) if call + 1 == self.calls => Err(io::Error::new(kind, "simulated failure of a call")),
+            _ => Ok(()),
+        }
     }
 
     fn without_history(&mut self) -> Self {
@@ -174,6 +181,7 @@ impl SimDisk {
         state.names = state.durable_names.clone();
         state.files.iter_mut().for_each(|file| file.live = file.durable.clone());
         state.locks.clear();
+        state.call_to_fail = None;
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -181,6 +189,7 @@ impl SimDisk {
     pub fn copy(&self) -> Self {
         let mut state = self.lock_state().without_history();
         state.locks.clear();
+        state.call_to_fail = None;
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -235,6 +244,12 @@ impl SimDisk {
         self.lock_state().writes_to_fail = count;
     }
 
+    /// Fails the call that comes after so many others that changed something. What a sync of a file should have made
+    /// durable is lost then; all other calls change nothing.
+    pub(crate) fn fail_call(&self, calls: usize, kind: io::ErrorKind) {
+        self.lock_state().call_to_fail = Some((calls, kind));
+    }
+
     /// Changes a file behind the back of its owner.
     pub fn edit(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock_state();
@@ -260,7 +275,7 @@ impl Disk for SimDisk {
     fn create_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             let mut state = self.lock_state();
-            state.before_change();
+            state.before_change()?;
             state.dirs.extend(dir.ancestors().map(Path::to_path_buf));
             Ok(())
         })
@@ -290,7 +305,7 @@ impl Disk for SimDisk {
                 if !state.dirs.contains(super::parent(path)) {
                     return Err(io::ErrorKind::NotFound.into());
                 }
-                state.before_change();
+                state.before_change()?;
                 let file = state.files.len();
                 state.files.push(Content::default());
                 state.names.insert(path.into(), file);
@@ -307,7 +322,7 @@ impl Disk for SimDisk {
         Box::pin(async move {
             let mut state = self.lock_state();
             let file = state.file(from)?;
-            state.before_change();
+            state.before_change()?;
             state.names.remove(from);
             state.names.insert(to.into(), file);
             state.pending.push(Atom::Rename { from: from.into(), to: to.into(), file });
@@ -319,7 +334,7 @@ impl Disk for SimDisk {
         Box::pin(async move {
             let mut state = self.lock_state();
             state.file(path)?;
-            state.before_change();
+            state.before_change()?;
             state.names.remove(path);
             state.pending.push(Atom::Unlink { path: path.into() });
             Ok(())
@@ -329,7 +344,7 @@ impl Disk for SimDisk {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             let mut state = self.lock_state();
-            state.before_change();
+            state.before_change()?;
             state.settle(|atom| atom.dir() == Some(dir));
             Ok(())
         })
@@ -380,7 +395,7 @@ impl File for SimFile {
     fn write_at<'a>(&'a self, offset: u64, data: &'a [u8]) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             let mut state = self.disk.lock_state();
-            state.before_change();
+            state.before_change()?;
             if state.writes_to_fail > 0 {
                 state.writes_to_fail -= 1;
                 return Err(io::Error::other("simulated failure of a write"));
@@ -395,7 +410,7 @@ impl File for SimFile {
                 tokio::task::yield_now().await;
             }
             let mut state = self.disk.lock_state();
-            state.before_change();
+            state.before_change()?;
             state.resize(self.file, size as usize)
         })
     }
@@ -404,11 +419,14 @@ impl File for SimFile {
         Box::pin(async move {
             tokio::task::yield_now().await;
             let mut state = self.disk.lock_state();
-            state.before_change();
+            let mut synced = state.before_change();
             if state.syncs_to_fail > 0 {
                 state.syncs_to_fail -= 1;
+                synced = Err(io::Error::other("simulated failure of a sync"));
+            }
+            if synced.is_err() {
                 state.pending.retain(|atom| atom.file() != Some(self.file));
-                return Err(io::Error::other("simulated failure of a sync"));
+                return synced;
             }
             state.settle(|atom| atom.file() == Some(self.file));
             Ok(())

@@ -20,7 +20,7 @@ use mokv_proto::internal;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use openraft::storage::Snapshot;
+use openraft::storage::{RaftLogStorage, Snapshot};
 use openraft::{ChangeMembers, Config, Instant, Precondition, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
@@ -219,12 +219,13 @@ impl Raft {
         caller: Caller,
         options: &RaftOptions,
         tasks: &Tasks,
-        log: Log,
+        mut log: Log,
         snapshots: Snapshots,
         store: Store,
         peers: Arc<dyn PeerNetwork>,
     ) -> Result<Self, StartError> {
         let config = Arc::new(options.config()?);
+        drop_overruled(&mut log, &snapshots).await.map_err(|error| StartError::Storage(error.to_string()))?;
         let node_id = caller.node_id;
         let state_machine = StateMachine::new(store, snapshots.clone(), caller.cluster_id.clone());
         let network = Network::new(caller, peers, snapshots, options.network);
@@ -471,6 +472,23 @@ impl Raft {
         let answer = self.raft.install_full_snapshot(vote_from_proto(vote), snapshot).await.map_err(stopped)?;
         Ok(internal::SnapshotResponse { vote: Some(vote_to_proto(&answer.vote)) })
     }
+}
+
+/// Drops the end of a log that contradicts the newest snapshot.
+///
+/// A leader's snapshot is complete on the disk before openraft hears of it and drops the entries that it overrules. If the
+/// process ends in between, both are there, and openraft would refuse them for ever.
+pub(crate) async fn drop_overruled(log: &mut Log, snapshots: &Snapshots) -> std::io::Result<()> {
+    let Some(snapshot) = snapshots.latest().map(|info| log_id_from_proto(&info.last_log_id)) else { return Ok(()) };
+    // Of two logs with an entry in the snapshot's last place, the one of an older term never had the snapshot's.
+    let is_overruled = log.last().is_some_and(|last| last < snapshot && last.index >= snapshot.index);
+    if !is_overruled {
+        return Ok(());
+    }
+    // What was committed is in the snapshot, and can't have been overruled.
+    let kept = log.read_committed().await?.max(log.purged());
+    tracing::info!(last = ?log.last(), ?snapshot, ?kept, "dropping the end of the log: the snapshot has overruled it");
+    log.truncate_after(kept).await
 }
 
 fn stopped(error: impl std::fmt::Display) -> tonic::Status {

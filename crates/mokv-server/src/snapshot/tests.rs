@@ -15,6 +15,8 @@ use crate::disk::{Disk, OpenMode, OsDisk};
 use crate::runtime::{DiskTasks, Tasks};
 use crate::store::{Position, StateHash, Store};
 
+mod crash;
+
 const CLUSTER: &str = "cluster";
 const TERM: u64 = 3;
 

@@ -98,7 +98,10 @@ async fn create(
     let listed = Listed::read_any(disk, dir).await?;
     match listed.sequences.as_slice() {
         [] => drop(create_segment(disk, dir, FIRST, options, rng).await?),
-        [FIRST] if !has_records(&open(disk, dir, FIRST).await?.1) => {}
+        [FIRST] if !has_records(&open(disk, dir, FIRST).await?.1) => {
+            // That try may have been killed before the name was durable, and the mark must not outlive the segment.
+            disk.sync_dir(dir).await.map_err(LogError::io("sync", dir))?;
+        }
         _ => return Err(LogError::Missing { path: MarkFile::path_in(dir) }),
     }
     let mark = Mark { first_segment: FIRST, last_record: 0, purged: None };

@@ -251,6 +251,8 @@ impl Writer {
             Request::Reserve => self.reserve(),
             Request::Close { done } => {
                 self.closing = true;
+                // A committed position is written when its entry is durable: it may be waiting in this group.
+                self.finish_group().await?;
                 // Who opens the log next must not meet them at work.
                 self.settle_spare().await?;
                 self.settle_removal().await;

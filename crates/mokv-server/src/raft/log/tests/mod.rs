@@ -17,8 +17,10 @@ use crate::runtime::DiskTasks;
 
 mod crash;
 mod damage;
+mod faults;
 mod operation;
 mod suite;
+mod workload;
 
 const DIR: &str = "/data/log";
 

@@ -258,6 +258,35 @@ async fn a_closed_log_has_everything_and_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_closed_log_has_a_committed_position_whose_entry_was_waiting_too() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).await.expect("open");
+    let waiting = submit(&log, vec![entry(1, 0, 10)]).await;
+    log.save_committed(Some(types::log_id(1, 0))).await.expect("committed");
+    log.close().await.expect("close");
+    waiting.await.expect("an answer").expect("durable");
+    let mut log = open(&disk.crash(|_| false)).await.expect("open");
+    assert_eq!(log.read_committed().await.expect("committed"), Some(types::log_id(1, 0)));
+}
+
+/// A killed process may leave names that only its system knows. What the next one builds on them must not outlive them.
+#[tokio::test]
+async fn a_log_whose_creation_was_killed_and_then_crashed_opens() {
+    let disk = SimDisk::default();
+    disk.record();
+    open(&disk).await.expect("open");
+    for killed in disk.recorded() {
+        killed.record();
+        open(&killed).await.expect("what was begun is finished");
+        for during in killed.recorded() {
+            for kept in 0..during.pending() {
+                open(&during.crash(|atom| atom == kept)).await.expect("what was begun is finished");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_closed_log_has_no_task_at_work() {
     let disk = SimDisk::default();
     let log = open(&disk).await.expect("open");
