@@ -218,6 +218,11 @@ impl SimDisk {
         images.into_iter().map(|image| Self { state: Arc::new(Mutex::new(image)) }).collect()
     }
 
+    /// How long all files together may be.
+    pub fn capacity(&self) -> Option<usize> {
+        self.lock_state().capacity
+    }
+
     /// Lets all files together be at most this many bytes long.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.lock_state().capacity = bytes;
@@ -246,7 +251,7 @@ impl SimDisk {
 
     /// Fails the call that comes after so many others that changed something. What a sync of a file should have made
     /// durable is lost then; all other calls change nothing.
-    pub(crate) fn fail_call(&self, calls: usize, kind: io::ErrorKind) {
+    pub fn fail_call(&self, calls: usize, kind: io::ErrorKind) {
         self.lock_state().call_to_fail = Some((calls, kind));
     }
 
