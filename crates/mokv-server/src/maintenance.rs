@@ -39,6 +39,8 @@ pub struct Duties {
     pub raft: Raft,
     /// The log.
     pub log: Log,
+    /// The state that snapshots are of.
+    pub store: Store,
     /// See [`NodeOptions::snapshot_log_bytes`](crate::node::NodeOptions::snapshot_log_bytes).
     pub snapshot_log_bytes: u64,
 }
@@ -62,7 +64,10 @@ impl Duties {
     /// A snapshot when the log has grown enough, and no more log than that behind it.
     async fn compact_log(&self) {
         let progress = self.raft.progress();
-        if self.log.bytes_since(progress.snapshot) > self.snapshot_log_bytes {
+        // A log may have grown without anything being committed, or before this node knows of it: then there is no state
+        // to take a snapshot of, and for openraft a snapshot that fails is a failure of the disk.
+        let has_news = self.store.stats().applied.is_some_and(|applied| applied.index > progress.snapshot);
+        if has_news && self.log.bytes_since(progress.snapshot) > self.snapshot_log_bytes {
             self.raft.start_snapshot().await;
         }
         let kept = self.log.droppable_keeping(self.snapshot_log_bytes);

@@ -229,6 +229,7 @@ impl Node {
                 node_id,
                 raft: raft.clone(),
                 log: log.clone(),
+                store: store.clone(),
                 snapshot_log_bytes: options.snapshot_log_bytes,
             },
         );
