@@ -487,6 +487,27 @@ impl Node {
         }
     }
 
+    /// Completes when the node can't go on, and says why: consensus has failed, or the log has. Then the process has to end.
+    pub async fn failed(&self) -> String {
+        let mut leadership = self.inner.raft.leadership();
+        let mut log = self.inner.log.status();
+        let consensus = async {
+            let failed = leadership.wait_for(|now| now.failure.is_some()).await;
+            failed.map_or_else(|_| "consensus ended".into(), |now| now.failure.clone().unwrap_or_default())
+        };
+        // Consensus learns of it only from the next request to the log, of which there may be none.
+        let log = async {
+            let failed = log.wait_for(|now| now.failure.is_some()).await;
+            failed.ok().and_then(|now| now.failure.as_ref().map(ToString::to_string))
+        };
+        tokio::select! {
+            biased;
+            why = consensus => why,
+            Some(why) = log => why,
+            else => "the log ended".into(),
+        }
+    }
+
     /// Stops being ready, and hands leadership over if this node leads. Requests are still answered, and forwarded to
     /// the new leader.
     pub async fn hand_over(&self, grace: Duration) {

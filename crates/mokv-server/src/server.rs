@@ -160,7 +160,7 @@ impl Serving {
         let ended = tokio::select! {
             biased;
             () = shutdown => Ok(()),
-            reason = failure(&node) => Err(RunError::Failed(reason)),
+            reason = node.failed() => Err(RunError::Failed(reason)),
             served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),
         };
         match &ended {
@@ -194,16 +194,6 @@ enum Stop {
 async fn reached(mut stopping: watch::Receiver<Stop>, stage: Stop) {
     // A sender that is gone has stopped, too.
     drop(stopping.wait_for(|now| *now >= stage).await);
-}
-
-/// Completes when the node can't go on.
-async fn failure(node: &Node) -> String {
-    let mut leadership = node.raft().leadership();
-    let failed = leadership.wait_for(|now| now.failure.is_some()).await;
-    match failed {
-        Ok(now) => now.failure.clone().unwrap_or_default(),
-        Err(_) => "consensus ended".into(),
-    }
 }
 
 fn announce(node: &Node, rpc: &TcpListener, metrics: &TcpListener) {
