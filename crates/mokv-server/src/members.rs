@@ -135,12 +135,19 @@ impl Node {
     ) -> Result<cluster::Member, RequestError> {
         let doing = async {
             match change {
-                Change::Add(request) => self.add(request, deadline).await,
+                Change::Add(request) => {
+                    self.membership_settled().await?;
+                    self.add(request, deadline).await
+                }
                 Change::Promote(request) => {
+                    self.membership_settled().await?;
                     let member = self.find(&request.member)?;
                     self.promote(member.node_id, deadline).await
                 }
-                Change::Remove(request) => self.remove(request, deadline).await,
+                Change::Remove(request) => {
+                    self.membership_settled().await?;
+                    self.remove(request, deadline).await
+                }
                 Change::Transfer(request) => self.transfer(&request.member, deadline).await,
             }
         };
@@ -150,6 +157,18 @@ impl Node {
                 reason: "the change was not finished in time: call again to go on with it".into(),
             }),
         }
+    }
+
+    /// Waits for the end of a change that another call, or another leader, has begun. Until it is committed a node may seem
+    /// to have a vote, or to be gone, and nobody may rely on it.
+    async fn membership_settled(&self) -> Result<(), RequestError> {
+        while !self.raft().is_membership_settled() {
+            if !leads(&self.raft().leadership().borrow()) {
+                return Err(RequestError::Unavailable { reason: "leadership changed: call again".into() });
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 
     async fn add(&self, request: cluster::AddMemberRequest, deadline: Instant) -> Result<MemberView, RequestError> {

@@ -370,6 +370,14 @@ impl Raft {
         }
     }
 
+    /// Whether the membership is committed and not in the middle of a change. What is not may yet be undone.
+    pub fn is_membership_settled(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let stored = &metrics.membership_config;
+        stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed
+    }
+
     /// Finishes a change of the membership that its leader did not live to finish. No effect if there is none.
     ///
     /// # Errors
