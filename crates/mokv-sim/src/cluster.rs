@@ -70,11 +70,22 @@ struct Host {
     starts: u64,
     state: State,
     /// Why the node may end by itself, or refuse to start.
-    excuse: Option<&'static str>,
+    excuse: Option<Excuse>,
     /// Whether a node here forms the cluster if its disk is empty.
     bootstrap: bool,
     /// The node whose data is on the disk, once one has started.
     node_id: Option<NodeId>,
+}
+
+/// Why a node may end by itself, or refuse to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excuse {
+    /// A call to its disk fails. The next start is one without an excuse.
+    FailedCall,
+    /// Its disk is full. A start after there is room has no excuse.
+    FullDisk,
+    /// Its data was damaged: it has the excuse until its disk is replaced.
+    Damage,
 }
 
 enum State {
@@ -220,9 +231,11 @@ impl Cluster {
         }
     }
 
-    /// From now on the node on this host may end by itself, until it is replaced, or was started without an excuse.
-    pub fn excuse(&self, host: usize, why: Option<&'static str>) {
-        self.hosts()[host].excuse = why;
+    /// From now on the node on this host may end by itself.
+    pub fn excuse(&self, host: usize, why: Excuse) {
+        let excuse = &mut self.hosts()[host].excuse;
+        // Damage stays.
+        *excuse = (*excuse).filter(|excuse| *excuse == Excuse::Damage).or(Some(why));
     }
 
     /// The host that leads, as the leader itself sees it. The one of the latest term, if several believe so.
@@ -242,6 +255,14 @@ impl Cluster {
             return;
         }
         slot.starts += 1;
+        let is_over = match slot.excuse {
+            Some(Excuse::FailedCall) => !slot.control.is_about_to_fail(),
+            Some(Excuse::FullDisk) => slot.disk.capacity().is_none(),
+            Some(Excuse::Damage) | None => false,
+        };
+        if is_over {
+            slot.excuse = None;
+        }
         let (start, addr) = (slot.starts, slot.addr.clone());
         let mut options = self.inner.plan.node_options(host, addr);
         options.bootstrap = slot.bootstrap;
@@ -303,7 +324,7 @@ impl Cluster {
         self.inner.net.down(host, false);
         self.inner.trace.count("ended by itself");
         match excuse {
-            Some(excuse) => self.inner.trace.note(format_args!("node {host} ends ({excuse}): {why}")),
+            Some(excuse) => self.inner.trace.note(format_args!("node {host} ends ({excuse:?}): {why}")),
             None => self.inner.trace.violate(format_args!("node {host} ended without a cause: {why}")),
         }
         self.notify();
@@ -403,9 +424,11 @@ impl Cluster {
         hosts[host].disk = disk;
     }
 
-    /// Makes the node on a host a member, as an operator would: again and again until it is one, or until the deadline.
+    /// Makes the node on a host a member, as an operator would: again and again until it is one, or until the deadline. A
+    /// node that is down is started.
     pub async fn join(&self, host: usize, deadline: Instant) -> bool {
         self.until(deadline, || async {
+            self.start(host);
             let addr = self.hosts()[host].addr.clone();
             self.change(|mut operator| {
                 let request = with_timeout(AddMemberRequest { rpc_addr: addr.clone(), learner: false });
@@ -570,13 +593,10 @@ async fn tap(cluster: Cluster, node: Node) {
     }
 }
 
-/// Ends a node whose consensus or log has failed, as its process would.
+/// Ends a node that can't go on, as its process would.
 async fn watch_failure(cluster: Cluster, host: usize, start: u64, node: Node) {
-    let mut leadership = node.raft().leadership();
-    let failed = leadership.wait_for(|now| now.failure.is_some()).await;
-    if let Ok(failure) = failed.map(|now| now.failure.clone().unwrap_or_default()) {
-        cluster.failed(host, start, failure);
-    }
+    let why = node.failed().await;
+    cluster.failed(host, start, why);
 }
 
 thread_local! {

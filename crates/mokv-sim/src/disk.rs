@@ -66,6 +66,12 @@ impl Control {
         self.behaviour.borrow().clone()
     }
 
+    /// Whether a call is to fail that has not come yet.
+    pub fn is_about_to_fail(&self) -> bool {
+        let behaviour = self.behaviour.borrow();
+        behaviour.fail_sync || behaviour.fail_write
+    }
+
     /// The disk with this behaviour.
     pub fn attach(&self, disk: SimDisk) -> Arc<dyn Disk> {
         Arc::new(TimedDisk { disk, control: self.clone() })

@@ -12,7 +12,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Excuse};
 use crate::plan::Fault;
 use crate::seed;
 
@@ -136,11 +136,11 @@ impl Nemesis {
             }
             Fault::FullDisk => self.fill(host),
             Fault::FailedSync => {
-                cluster.excuse(host, Some("a sync failed"));
+                cluster.excuse(host, Excuse::FailedCall);
                 cluster.disk_control(host).set(|behaviour| behaviour.fail_sync = true);
             }
             Fault::FailedWrite => {
-                cluster.excuse(host, Some("a write failed"));
+                cluster.excuse(host, Excuse::FailedCall);
                 cluster.disk_control(host).set(|behaviour| behaviour.fail_write = true);
             }
             Fault::BitFlip => self.flip_bit(host),
@@ -218,7 +218,7 @@ impl Nemesis {
         let disk = self.cluster.disk(host);
         let left = *[0, 700, 5_000, 40_000].choose(&mut self.rng).expect("not empty");
         // More may be under way at that moment than the log's reserve has room for.
-        self.cluster.excuse(host, Some("its disk was full"));
+        self.cluster.excuse(host, Excuse::FullDisk);
         disk.set_capacity(Some(disk.used() + left));
         self.later(move |cluster| cluster.disk(host).set_capacity(None));
     }
@@ -242,7 +242,7 @@ impl Nemesis {
             }
         });
         self.cluster.trace().note(format_args!("a bit of {} flips", path.display()));
-        self.cluster.excuse(host, Some("a bit flipped"));
+        self.cluster.excuse(host, Excuse::Damage);
         self.damaged = Some(Damaged { host, node_id });
         self.cluster.start(host);
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use mokv_check::{Consistency, Event, History, Op, Outcome, Read};
+use mokv_check::{Event, History, Op, Outcome, Read};
 use mokv_server::node::Readiness;
 use tokio::runtime::{Builder, RngSeed};
 use tokio::sync::watch;
@@ -26,6 +26,9 @@ use crate::trace::Trace;
 
 /// How long a cluster whose faults have ended may take until it is well again.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(30);
+
+/// How long a call may take that is to show that a node serves.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the cluster is well.
 const POLL: Duration = Duration::from_millis(50);
@@ -155,8 +158,9 @@ impl World {
     async fn judge(&self) {
         let nodes: Vec<_> = self.cluster.all_running().into_iter().map(|(_, running)| running.node).collect();
         let deadline = Instant::now() + RECOVERY_MAX;
+        let is_complete = self.cluster.wait(deadline, || self.cluster.observer().has_seen_all(&nodes)).await;
         let mut history = self.recorder.history();
-        if !self.cluster.wait(deadline, || self.cluster.observer().has_seen_all(&nodes)).await {
+        if !is_complete {
             // The clients' part of the history is judged by itself.
             self.trace.count("judged without commits");
             history.events.retain(|event| !matches!(event, Event::Commit { .. }));
@@ -183,6 +187,8 @@ impl World {
                 }
                 Err(why) => missing = why,
             }
+            // A supervisor starts again what ended by itself.
+            (0..self.cluster.len()).for_each(|host| self.cluster.start(host));
             sleep(POLL).await;
         }
         if !missing.is_empty() {
@@ -221,22 +227,20 @@ impl World {
     /// A write and a read through a node have to succeed.
     async fn use_node(&self, host: usize) {
         let number = 1000 + host as u64;
-        let mut client = Client::alone(number, &self.cluster, &self.recorder).at(host).with_timeout(RECOVERY_MAX);
+        let mut client = Client::alone(number, &self.cluster, &self.recorder).at(host).with_timeout(PROBE_TIMEOUT);
         let deadline = Instant::now() + RECOVERY_MAX;
+        let key = format!("probe-{host}");
+        // Where the memory is used up, sessions and values are refused, deletions are not.
+        let has_quota = self.cluster.plan().memory_quota.is_some();
         loop {
-            let op = Op::Set { key: format!("probe-{host}"), value: client.token() };
-            let written = client.write(op, true).await;
-            let read = Read { consistency: Consistency::Linearizable, min_revision: 0 };
-            let found = client.get(&format!("probe-{host}"), read).await;
+            let op = match has_quota {
+                true => Op::Delete { key: key.clone() },
+                false => Op::Set { key: key.clone(), value: client.token() },
+            };
+            let written = client.write(op, !has_quota).await;
+            let found = client.get(&key, Read::linearizable()).await;
             match (written, found) {
                 (Outcome::Ok { .. }, Outcome::Ok { .. }) => return,
-                // The quota may be used up, for sessions too. Deletions are still served.
-                (Outcome::Failed { reason }, Outcome::Ok { .. }) if reason.contains("QUOTA") => {
-                    for key in 0..self.cluster.plan().load.keys {
-                        client.write(Op::Delete { key: format!("key-{key}") }, false).await;
-                    }
-                    return;
-                }
                 (written, found) if Instant::now() > deadline => {
                     return self.trace.violate(format_args!("node {host} does not serve: {written:?}, {found:?}"));
                 }
