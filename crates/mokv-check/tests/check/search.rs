@@ -125,6 +125,23 @@ fn a_search_that_is_too_long_is_given_up() {
 }
 
 #[test]
+fn long_calls_among_very_many_find_their_place() {
+    // Two reads that last longer than 200 writes, each read at once, and saw one of those.
+    let story = |seen: u64| {
+        let saw_write = |id: u64| saw(id, crate::story::pair("x", &format!("v{id}"), [1, id, id]));
+        let first = call(1_000, 0..2_000, get("x"), saw_write(100));
+        let second = call(1_001, 150..2_000, get("x"), saw_write(seen));
+        let write = |id| call(id, 10 * id..10 * id + 5, set("x", &format!("v{id}")), crate::story::wrote(id, 1, id));
+        let read = |id| call(500 + id, 10 * id + 6..10 * id + 8, get("x"), saw_write(id));
+        let before = call(1_002, 0..1, get("x"), crate::story::saw_none(0));
+        [first, second, before].into_iter().chain((1..=200).flat_map(|id| [write(id), read(id)])).collect::<Vec<_>>()
+    };
+    assert_legal(&story(150));
+    // It began when 13 had been replaced.
+    assert_eq!(crate::story::unordered(&story(13)), ("x".to_owned(), vec![1_001]));
+}
+
+#[test]
 fn what_transactions_write_is_left_out() {
     let write = Op::Txn { compare: Vec::new(), then: vec![crate::story::txn_set("x", "a")], otherwise: Vec::new() };
     let done = |revision| crate::story::done(true, revision, &[mokv_check::TxnResult::Set]);

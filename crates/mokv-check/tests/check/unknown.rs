@@ -193,3 +193,12 @@ fn an_unknown_write_that_nobody_read_may_be_what_was_deleted() {
     assert_eq!(unordered(&story(6)).0, "x");
     assert_eq!(refused(&story(6)), Violation::Gap { revision: 1, highest: 2 });
 }
+
+#[test]
+fn an_unknown_write_explains_an_earlier_creation() {
+    let story = |version| [pending(1, 0, set("x", "a")), call(2, 0..5, set("x", "b"), wrote(2, 1, version))];
+    assert_legal(&story(2));
+    for version in [1, 3] {
+        assert!(matches!(refused(&story(version)), Violation::Mismatch { call: 2, fact: Fact::Version, .. }));
+    }
+}

@@ -142,6 +142,19 @@ fn a_list_misses_no_key() {
 }
 
 #[test]
+fn a_list_shows_no_key_that_nobody_wrote() {
+    let story = |pairs: &[Pair]| {
+        let one = [call(1, 0..1, set("m", "a"), wrote(1, 1, 1)), commit(1, &[put("m", "a")])].concat();
+        [one, call(2, 2..3, list(""), listed(1, pairs))]
+    };
+    let m = || pair("m", "a", [1, 1, 1]);
+    assert_legal(&story(&[m()]));
+    let phantom = |key: &str| Violation::Phantom { call: 2, key: key.into(), value: "b".into() };
+    assert_eq!(refused(&story(&[pair("k", "b", [1, 1, 1]), m()])), phantom("k"));
+    assert_eq!(refused(&story(&[m(), pair("z", "b", [1, 1, 1])])), phantom("z"));
+}
+
+#[test]
 fn a_list_is_not_torn_between_two_revisions() {
     let story = |y| {
         [
