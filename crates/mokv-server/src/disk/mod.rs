@@ -19,8 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod os;
-#[cfg(test)]
-pub(crate) mod sim;
+pub mod sim;
 
 pub use os::OsDisk;
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Disk, DiskFuture, File, Lock, OpenMode};
 
 /// What a device writes as a whole or not at all.
-pub(crate) const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 type FileId = usize;
 
@@ -153,7 +153,7 @@ impl State {
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SimDisk {
+pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
@@ -164,7 +164,7 @@ impl SimDisk {
 
     /// The disk as a crash at this moment leaves it. Pending atoms are numbered in the order of their calls; `keep` says
     /// which of them have reached the disk.
-    pub(crate) fn crash(&self, mut keep: impl FnMut(usize) -> bool) -> Self {
+    pub fn crash(&self, mut keep: impl FnMut(usize) -> bool) -> Self {
         let mut state = self.lock_state().without_history();
         for (number, atom) in std::mem::take(&mut state.pending).into_iter().enumerate() {
             if keep(number) {
@@ -178,31 +178,31 @@ impl SimDisk {
     }
 
     /// A disk of its own, as it is: what is pending stays pending. A process that is killed leaves it so.
-    pub(crate) fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         let mut state = self.lock_state().without_history();
         state.locks.clear();
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// The number of pending atoms.
-    pub(crate) fn pending(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.lock_state().pending.len()
     }
 
     /// The number of calls so far that changed something.
-    pub(crate) fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.lock_state().calls
     }
 
     /// From now on keeps what the disk is before each call that changes something.
-    pub(crate) fn record(&self) {
+    pub fn record(&self) {
         let mut state = self.lock_state();
         state.calls = 0;
         state.history = Some(Vec::new());
     }
 
     /// Ends the recording. The disk at index `n` is the one that `n` calls had been made on.
-    pub(crate) fn recorded(&self) -> Vec<Self> {
+    pub fn recorded(&self) -> Vec<Self> {
         let mut state = self.lock_state();
         let mut images = state.history.take().unwrap_or_default();
         images.push(state.clone());
@@ -210,33 +210,33 @@ impl SimDisk {
     }
 
     /// Lets all files together be at most this many bytes long.
-    pub(crate) fn set_capacity(&self, bytes: Option<usize>) {
+    pub fn set_capacity(&self, bytes: Option<usize>) {
         self.lock_state().capacity = bytes;
     }
 
     /// The length of all files together.
-    pub(crate) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         let state = self.lock_state();
         state.names.values().map(|file| state.files[*file].live.len()).sum()
     }
 
     /// Lets [`File::set_size`] wait for as long as this is set.
-    pub(crate) fn stall_growth(&self, stall: bool) {
+    pub fn stall_growth(&self, stall: bool) {
         self.lock_state().growth_is_stalled = stall;
     }
 
     /// Fails the next syncs of files; what was pending then is lost.
-    pub(crate) fn fail_syncs(&self, count: usize) {
+    pub fn fail_syncs(&self, count: usize) {
         self.lock_state().syncs_to_fail = count;
     }
 
     /// Fails the next writes, which write nothing.
-    pub(crate) fn fail_writes(&self, count: usize) {
+    pub fn fail_writes(&self, count: usize) {
         self.lock_state().writes_to_fail = count;
     }
 
     /// Changes a file behind the back of its owner.
-    pub(crate) fn edit(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
+    pub fn edit(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock_state();
         let file = state.file(path).expect("a file to edit");
         let mut bytes = state.files[file].live.to_vec();
@@ -245,13 +245,13 @@ impl SimDisk {
     }
 
     /// A file's content.
-    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
+    pub fn content(&self, path: &Path) -> Vec<u8> {
         let state = self.lock_state();
         state.files[state.file(path).expect("a file")].live.to_vec()
     }
 
     /// The paths of all files.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+    pub fn paths(&self) -> Vec<PathBuf> {
         self.lock_state().names.keys().cloned().collect()
     }
 }
