@@ -8,6 +8,9 @@ use mokv_proto::api::{
     Consistency, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest, OpenSessionRequest, RequestId,
     Server, SetRequest, SetResponse,
 };
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::calls::{Endpoints, Retry};
 use crate::error::{Effect, Error};
@@ -33,7 +36,23 @@ impl Client {
     ///
     /// [`Error::Invalid`] if an endpoint is not host:port.
     pub fn connect(endpoints: &str) -> Result<Self, Error> {
-        Ok(Self { endpoints: Arc::new(Endpoints::parse(endpoints)?), timeout: DEFAULT_TIMEOUT })
+        Self::over(endpoints, Endpoint::connect_lazy, rand::make_rng())
+    }
+
+    /// As [`Client::connect`], with all that is not deterministic put in by the caller, a simulator: `connect` turns the
+    /// settings of an endpoint into a connection over its sockets, and how long the client pauses between attempts
+    /// follows from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub fn connect_over(endpoints: &str, connect: impl Fn(&Endpoint) -> Channel, seed: u64) -> Result<Self, Error> {
+        Self::over(endpoints, connect, SmallRng::seed_from_u64(seed))
+    }
+
+    fn over(endpoints: &str, connect: impl Fn(&Endpoint) -> Channel, rng: SmallRng) -> Result<Self, Error> {
+        let endpoints = Endpoints::parse(endpoints, connect, rng)?;
+        Ok(Self { endpoints: Arc::new(endpoints), timeout: DEFAULT_TIMEOUT })
     }
 
     /// The same client with another limit on how long a call may take, all attempts included.
