@@ -40,6 +40,20 @@ pub(crate) enum Retry {
     UntilDeadline,
 }
 
+/// How long a call may take, all that is done for it included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Instant,
+}
+
+impl Limit {
+    /// The limit of a call that begins now.
+    pub(crate) fn from_now(timeout: Duration) -> Self {
+        Self { timeout, deadline: Instant::now() + timeout }
+    }
+}
+
 /// The endpoints and their connections.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
@@ -93,13 +107,13 @@ impl Endpoints {
         &self,
         effect: Effect,
         retry: Retry,
-        timeout: Duration,
+        limit: Limit,
         send: impl Fn(Attempt) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + timeout;
+        let Limit { timeout, deadline } = limit;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failures = Failures::default();
         for attempt in 0.. {

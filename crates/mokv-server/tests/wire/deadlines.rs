@@ -156,6 +156,7 @@ async fn assert_in_time<T>(limit: Duration, call: impl Future<Output = Result<T,
 /// Every kind of call.
 async fn assert_calls_in_time(client: Client, limit: Duration) {
     let client = client.with_timeout(limit);
+    let session = client.session();
     assert_in_time(limit, client.get("key")).await;
     assert_in_time(limit, client.get_local("key", 0)).await;
     assert_in_time(limit, client.set("key", "value")).await;
@@ -163,6 +164,8 @@ async fn assert_calls_in_time(client: Client, limit: Duration) {
     assert_in_time(limit, client.list(ListRequest::default())).await;
     assert_in_time(limit, client.status()).await;
     assert_in_time(limit, client.add_member(&address(0), false)).await;
+    let (first, second) = (session.set("key", "value"), session.delete("key"));
+    tokio::join!(assert_in_time(limit, first), assert_in_time(limit, second));
 }
 
 #[test]
@@ -177,5 +180,20 @@ fn no_call_of_a_client_outlives_its_deadline() {
         }
         (0..3).for_each(|index| turmoil::release(CLIENTS, name(index)));
         assert_calls_in_time(connected, Duration::from_millis(700)).await;
+    });
+}
+
+#[test]
+fn opening_a_session_is_part_of_its_first_write() {
+    let far = |network: &mut turmoil::Builder| {
+        network.min_message_latency(Duration::from_millis(250)).max_message_latency(Duration::from_millis(250));
+    };
+    Setup { nodes: 1, network: far, ..Setup::default() }.run(|world| async move {
+        // Enough for either call, not for both.
+        let limit = Duration::from_millis(1000);
+        let session = world.client().with_timeout(limit).session();
+        let (first, second) = (session.set("a", "value"), session.set("b", "value"));
+        tokio::join!(assert_in_time(limit, first), assert_in_time(limit, second));
+        session.set("a", "value").await.expect("the session is open now");
     });
 }
