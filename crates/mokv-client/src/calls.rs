@@ -58,7 +58,7 @@ impl Limit {
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     nodes: Vec<Node>,
-    /// The one that answered last; calls begin with it.
+    /// The one that answered last, or comes after the one that did not answer in time: calls begin with it.
     preferred: AtomicUsize,
     /// Draws how long pauses are.
     rng: Mutex<SmallRng>,
@@ -129,6 +129,10 @@ impl Endpoints {
                 Ok(Err(status)) => Error::from_status(&status, effect),
                 Err(_) => Error::timed_out(effect, timeout),
             };
+            if Instant::now() >= deadline {
+                // The next call does not begin with the node on which this one spent its time.
+                self.preferred.store((index + 1) % self.nodes.len(), Ordering::Relaxed);
+            }
             let again = may_ask_again(&error, retry);
             failures.add(&node.address, error);
             let round_ended = (attempt + 1) % self.nodes.len() == 0;

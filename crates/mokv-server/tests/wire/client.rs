@@ -37,6 +37,20 @@ fn a_client_goes_on_with_the_endpoints_that_answer() {
 }
 
 #[test]
+fn a_client_of_little_patience_leaves_a_node_that_vanished() {
+    Setup::default().run(|world| async move {
+        let client = world.client().with_timeout(Duration::from_millis(800));
+        client.set("key", "value").await.expect("set");
+        turmoil::hold(CLIENTS, name(0));
+        let began = Instant::now();
+        // Shorter than connecting may take, so that no call gets to another endpoint by itself.
+        while client.set("key", "newer").await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(3), "every call begins with the node that vanished");
+        }
+    });
+}
+
+#[test]
 fn a_session_counts_once_over_resets_and_partitions() {
     Setup::default().run(|world| async move {
         let session = world.client().with_timeout(PATIENCE).session();
