@@ -17,7 +17,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn status(&self) -> Result<StatusResponse, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| async move {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
             attempt.cluster().status(attempt.request(StatusRequest {})).await
         });
         answer.await
@@ -29,7 +29,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn members(&self) -> Result<Vec<Member>, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| async move {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
             attempt.cluster().list_members(attempt.request(ListMembersRequest {})).await
         });
         Ok(answer.await?.members)
@@ -42,7 +42,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn add_member(&self, rpc_addr: &str, learner: bool) -> Result<Member, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(AddMemberRequest { rpc_addr: rpc_addr.to_owned(), learner });
             async move { attempt.cluster().add_member(request).await }
         });
@@ -55,7 +55,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn promote_member(&self, member: &str) -> Result<Member, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(PromoteMemberRequest { member: member.to_owned() });
             async move { attempt.cluster().promote_member(request).await }
         });
@@ -69,7 +69,7 @@ impl Client {
     ///
     /// See [`Error`]; [`Error::Refused`] where the rest could not go on without it.
     pub async fn remove_member(&self, member: &str, force: bool) -> Result<(), Error> {
-        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.timeout, |attempt| {
+        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(RemoveMemberRequest { member: member.to_owned(), force });
             async move { attempt.cluster().remove_member(request).await }
         });
@@ -83,7 +83,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn transfer_leader(&self, to: Option<&str>) -> Result<u64, Error> {
-        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.timeout, |attempt| {
+        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(TransferLeaderRequest { member: to.unwrap_or_default().to_owned() });
             async move { attempt.cluster().transfer_leader(request).await }
         });

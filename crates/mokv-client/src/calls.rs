@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::cluster::cluster_client::ClusterClient;
 use rand::RngExt;
+use rand::rngs::SmallRng;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
@@ -38,12 +40,28 @@ pub(crate) enum Retry {
     UntilDeadline,
 }
 
+/// How long a call may take, all that is done for it included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Instant,
+}
+
+impl Limit {
+    /// The limit of a call that begins now.
+    pub(crate) fn from_now(timeout: Duration) -> Self {
+        Self { timeout, deadline: Instant::now() + timeout }
+    }
+}
+
 /// The endpoints and their connections.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     nodes: Vec<Node>,
-    /// The one that answered last; calls begin with it.
+    /// The one that answered last, or comes after the one that did not answer in time: calls begin with it.
     preferred: AtomicUsize,
+    /// Draws how long pauses are.
+    rng: Mutex<SmallRng>,
 }
 
 #[derive(Debug)]
@@ -78,10 +96,10 @@ impl Attempt {
 }
 
 impl Endpoints {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str, connect: impl Fn(&Endpoint) -> Channel, rng: SmallRng) -> Result<Self, Error> {
         let list = text.strip_prefix("mokv://").unwrap_or(text).trim_end_matches('/');
-        let nodes = list.split(',').map(|address| Node::new(address.trim())).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, preferred: AtomicUsize::new(0) })
+        let nodes = list.split(',').map(|address| Node::new(address.trim(), &connect)).collect::<Result<_, _>>()?;
+        Ok(Self { nodes, preferred: AtomicUsize::new(0), rng: Mutex::new(rng) })
     }
 
     /// Makes a call. `send` is called for each attempt.
@@ -89,13 +107,13 @@ impl Endpoints {
         &self,
         effect: Effect,
         retry: Retry,
-        timeout: Duration,
+        limit: Limit,
         send: impl Fn(Attempt) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + timeout;
+        let Limit { timeout, deadline } = limit;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failures = Failures::default();
         for attempt in 0.. {
@@ -111,6 +129,10 @@ impl Endpoints {
                 Ok(Err(status)) => Error::from_status(&status, effect),
                 Err(_) => Error::timed_out(effect, timeout),
             };
+            if Instant::now() >= deadline {
+                // The next call does not begin with the node on which this one spent its time.
+                self.preferred.store((index + 1) % self.nodes.len(), Ordering::Relaxed);
+            }
             let again = may_ask_again(&error, retry);
             failures.add(&node.address, error);
             let round_ended = (attempt + 1) % self.nodes.len() == 0;
@@ -118,7 +140,7 @@ impl Endpoints {
                 break;
             }
             if round_ended {
-                let pause = pause_after_round((attempt + 1) / self.nodes.len());
+                let pause = self.pause_after_round((attempt + 1) / self.nodes.len());
                 if Instant::now() + pause >= deadline {
                     break;
                 }
@@ -127,23 +149,30 @@ impl Endpoints {
         }
         Err(failures.into_error())
     }
+
+    /// Doubles with each round. Half of it is chance, so that the clients of a lost leader don't come back all at once.
+    fn pause_after_round(&self, round: usize) -> Duration {
+        let doubled = u32::try_from(round - 1).ok().and_then(|shift| 1_u32.checked_shl(shift)).unwrap_or(u32::MAX);
+        let pause = PAUSE_MIN.saturating_mul(doubled).min(PAUSE_MAX);
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        pause.mul_f64(rng.random_range(0.5..=1.0))
+    }
 }
 
 impl Node {
-    fn new(address: &str) -> Result<Self, Error> {
+    fn new(address: &str, connect: &impl Fn(&Endpoint) -> Channel) -> Result<Self, Error> {
         let wrong = || Error::Invalid(format!("{address:?} is no endpoint: write host:port, like 127.0.0.1:8400"));
         let uri: Uri = format!("http://{address}").parse().map_err(|_| wrong())?;
         let is_bare = uri.path() == "/" && uri.query().is_none() && !address.contains('@') && !address.ends_with('/');
         if !is_bare || uri.port_u16().is_none_or(|port| port == 0) || uri.host().is_none_or(str::is_empty) {
             return Err(wrong());
         }
-        let channel = Endpoint::from(uri)
+        let endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true)
-            .connect_lazy();
-        Ok(Self { address: address.to_owned(), channel })
+            .tcp_nodelay(true);
+        Ok(Self { address: address.to_owned(), channel: connect(&endpoint) })
     }
 }
 
@@ -153,13 +182,6 @@ fn may_ask_again(error: &Error, retry: Retry) -> bool {
         Error::OutcomeUnknown(_) => retry == Retry::UntilDeadline,
         _ => false,
     }
-}
-
-/// Doubles with each round. Half of it is chance, so that the clients of a lost leader don't come back all at once.
-fn pause_after_round(round: usize) -> Duration {
-    let doubled = u32::try_from(round - 1).ok().and_then(|shift| 1_u32.checked_shl(shift)).unwrap_or(u32::MAX);
-    let pause = PAUSE_MIN.saturating_mul(doubled).min(PAUSE_MAX);
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 /// What the attempts of one call came to.
@@ -195,18 +217,24 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
+
+    fn parse(text: &str) -> Result<Endpoints, Error> {
+        Endpoints::parse(text, Endpoint::connect_lazy, SmallRng::seed_from_u64(1))
+    }
 
     #[tokio::test]
     async fn endpoints_are_host_and_port() {
         let good = ["127.0.0.1:8400", "mokv://a:1,b:2", "a:1, b:2", "[::1]:8400", "mokv://a:1/"];
         for text in good {
-            Endpoints::parse(text).expect(text);
+            parse(text).expect(text);
         }
         let bad =
             ["", "a", "a:", "a:0", "a:99999", ":1", "a:1,", "http://a:1", "a:1/x", "a:1?x", "u@a:1", "a:1,b:2/,c:3"];
         for text in bad {
-            let error = Endpoints::parse(text).expect_err(text);
+            let error = parse(text).expect_err(text);
             assert!(matches!(&error, Error::Invalid(reason) if reason.contains("host:port")), "{text}: {error}");
         }
     }
@@ -231,11 +259,12 @@ mod tests {
         assert_eq!(join(vec![expired.clone()]), expired);
     }
 
-    #[test]
-    fn pauses_grow_to_a_bound() {
+    #[tokio::test]
+    async fn pauses_grow_to_a_bound() {
+        let endpoints = parse("a:1").expect("endpoints");
         for (round, longest) in [(1, 50), (2, 100), (3, 200), (6, 1_000), (64, 1_000)] {
             let longest = Duration::from_millis(longest);
-            let pause = pause_after_round(round);
+            let pause = endpoints.pause_after_round(round);
             assert!(longest / 2 <= pause && pause <= longest, "round {round}: {pause:?}");
         }
     }

@@ -8,8 +8,11 @@ use mokv_proto::api::{
     Consistency, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest, OpenSessionRequest, RequestId,
     Server, SetRequest, SetResponse,
 };
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tonic::transport::{Channel, Endpoint};
 
-use crate::calls::{Endpoints, Retry};
+use crate::calls::{Endpoints, Limit, Retry};
 use crate::error::{Effect, Error};
 use crate::list::List;
 use crate::session::Session;
@@ -33,7 +36,23 @@ impl Client {
     ///
     /// [`Error::Invalid`] if an endpoint is not host:port.
     pub fn connect(endpoints: &str) -> Result<Self, Error> {
-        Ok(Self { endpoints: Arc::new(Endpoints::parse(endpoints)?), timeout: DEFAULT_TIMEOUT })
+        Self::over(endpoints, Endpoint::connect_lazy, rand::make_rng())
+    }
+
+    /// As [`Client::connect`], with all that is not deterministic put in by the caller, a simulator: `connect` turns the
+    /// settings of an endpoint into a connection over its sockets, and how long the client pauses between attempts
+    /// follows from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub fn connect_over(endpoints: &str, connect: impl Fn(&Endpoint) -> Channel, seed: u64) -> Result<Self, Error> {
+        Self::over(endpoints, connect, SmallRng::seed_from_u64(seed))
+    }
+
+    fn over(endpoints: &str, connect: impl Fn(&Endpoint) -> Channel, rng: SmallRng) -> Result<Self, Error> {
+        let endpoints = Endpoints::parse(endpoints, connect, rng)?;
+        Ok(Self { endpoints: Arc::new(endpoints), timeout: DEFAULT_TIMEOUT })
     }
 
     /// The same client with another limit on how long a call may take, all attempts included.
@@ -41,6 +60,11 @@ impl Client {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// The limit of a call that begins now.
+    pub(crate) fn limit(&self) -> Limit {
+        Limit::from_now(self.timeout)
     }
 
     /// A session for writes that may be sent again and take effect once. It is opened with the first write.
@@ -68,7 +92,7 @@ impl Client {
     }
 
     async fn read(&self, message: GetRequest) -> Result<Option<GetResponse>, Error> {
-        let sent = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| {
+        let sent = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(message.clone());
             async move { attempt.kv().get(request).await }
         });
@@ -86,7 +110,7 @@ impl Client {
     /// See [`Error`]; after [`Error::OutcomeUnknown`] the write may have taken effect. A [`Session`] retries by itself.
     pub async fn set(&self, key: &str, value: impl Into<Bytes>) -> Result<SetResponse, Error> {
         let message = SetRequest { key: key.to_owned(), value: value.into(), request_id: None };
-        self.send_set(message, Retry::OnceEach, || None).await
+        self.send_set(message, Retry::OnceEach, self.limit(), || None).await
     }
 
     /// Deletes a key. Deleting a missing key succeeds; `existed` in the answer says which it was.
@@ -96,7 +120,7 @@ impl Client {
     /// As [`Client::set`].
     pub async fn delete(&self, key: &str) -> Result<DeleteResponse, Error> {
         let message = DeleteRequest { key: key.to_owned(), request_id: None };
-        self.send_delete(message, Retry::OnceEach, || None).await
+        self.send_delete(message, Retry::OnceEach, self.limit(), || None).await
     }
 
     /// The pairs of a range in the order of their keys, as of one revision. The default of [`ListRequest`] is every pair.
@@ -116,15 +140,15 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn servers(&self) -> Result<Vec<Server>, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.timeout, |attempt| async move {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
             attempt.kv().get_servers(attempt.request(())).await
         });
         Ok(answer.await?.servers)
     }
 
     /// Opens a session. Opened twice, the one that nobody uses gives way in time: harmless.
-    pub(crate) async fn open_session(&self) -> Result<u64, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::UntilDeadline, self.timeout, |attempt| async move {
+    pub(crate) async fn open_session(&self, limit: Limit) -> Result<u64, Error> {
+        let answer = self.endpoints.call(Effect::Harmless, Retry::UntilDeadline, limit, |attempt| async move {
             attempt.kv().open_session(attempt.request(OpenSessionRequest {})).await
         });
         Ok(answer.await?.client_id)
@@ -135,9 +159,10 @@ impl Client {
         &self,
         message: SetRequest,
         retry: Retry,
+        limit: Limit,
         request_id: impl Fn() -> Option<RequestId>,
     ) -> Result<SetResponse, Error> {
-        let sent = self.endpoints.call(Effect::Write, retry, self.timeout, |attempt| {
+        let sent = self.endpoints.call(Effect::Write, retry, limit, |attempt| {
             let request = attempt.request(SetRequest { request_id: request_id(), ..message.clone() });
             async move { attempt.kv().set(request).await }
         });
@@ -149,9 +174,10 @@ impl Client {
         &self,
         message: DeleteRequest,
         retry: Retry,
+        limit: Limit,
         request_id: impl Fn() -> Option<RequestId>,
     ) -> Result<DeleteResponse, Error> {
-        let sent = self.endpoints.call(Effect::Write, retry, self.timeout, |attempt| {
+        let sent = self.endpoints.call(Effect::Write, retry, limit, |attempt| {
             let request = attempt.request(DeleteRequest { request_id: request_id(), ..message.clone() });
             async move { attempt.kv().delete(request).await }
         });

@@ -23,7 +23,7 @@ pub struct List {
 
 impl List {
     pub(crate) async fn start(client: &Client, message: ListRequest) -> Result<Self, Error> {
-        let sent = client.endpoints.call(Effect::Harmless, Retry::OnceEach, client.timeout, |attempt| {
+        let sent = client.endpoints.call(Effect::Harmless, Retry::OnceEach, client.limit(), |attempt| {
             // Without a gRPC deadline: that would bound the whole stream.
             let request = Request::new(message.clone());
             async move {

@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use mokv_proto::api::{DeleteRequest, DeleteResponse, RequestId, SetRequest, SetResponse};
 use tokio::sync::OnceCell;
+use tokio::time::timeout_at;
 
-use crate::calls::Retry;
+use crate::calls::{Limit, Retry};
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Effect, Error};
 
 /// A session with the cluster, for exactly-once writes.
 ///
@@ -35,8 +36,9 @@ impl Session {
     /// See [`Error`].
     pub async fn set(&self, key: &str, value: impl Into<Bytes>) -> Result<SetResponse, Error> {
         let message = SetRequest { key: key.to_owned(), value: value.into(), request_id: None };
-        let ticket = self.ticket().await?;
-        self.client.send_set(message, Retry::UntilDeadline, || Some(ticket.request_id())).await
+        let limit = self.client.limit();
+        let ticket = self.ticket(limit).await?;
+        self.client.send_set(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await
     }
 
     /// Deletes a key, trying until it is answered or the client's timeout is over.
@@ -46,12 +48,17 @@ impl Session {
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<DeleteResponse, Error> {
         let message = DeleteRequest { key: key.to_owned(), request_id: None };
-        let ticket = self.ticket().await?;
-        self.client.send_delete(message, Retry::UntilDeadline, || Some(ticket.request_id())).await
+        let limit = self.client.limit();
+        let ticket = self.ticket(limit).await?;
+        self.client.send_delete(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await
     }
 
-    async fn ticket(&self) -> Result<Ticket<'_>, Error> {
-        let client_id = *self.client_id.get_or_try_init(|| self.client.open_session()).await?;
+    /// Opens the session if need be, within the time of the write that needs it.
+    async fn ticket(&self, limit: Limit) -> Result<Ticket<'_>, Error> {
+        let opened = self.client_id.get_or_try_init(|| self.client.open_session(limit));
+        // Another write, with another limit, may be opening it.
+        let opened = timeout_at(limit.deadline, opened).await;
+        let client_id = *opened.unwrap_or_else(|_| Err(Error::timed_out(Effect::Harmless, limit.timeout)))?;
         Ok(Ticket { session: self, client_id, sequence: self.lock().begin() })
     }
 

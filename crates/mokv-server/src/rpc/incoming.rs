@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// Connections at one time. Those that come on top wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8192;
@@ -26,29 +26,45 @@ const PREFACE_BYTES: usize = 24;
 /// Out of file descriptors, most likely: it takes others to close some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where connections come in: a port of the operating system in production, one of its own in a simulator.
+pub trait Listener: Send + Sync + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection. An error is of one connection, or of the moment: the next call may succeed.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (tcp, _) = Self::accept(self).await?;
+        // Without it small answers wait for the other side's acknowledgements. A connection that is gone already fails
+        // here, and will say so when it is read.
+        drop(tcp.set_nodelay(true));
+        Ok(tcp)
+    }
+}
+
 /// The connections that come in. Never ends.
-pub(super) fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+pub(super) fn connections<L: Listener>(listener: L) -> impl Stream<Item = io::Result<Connection<L::Io>>> {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     stream::unfold(listener, move |listener| {
         let free = free.clone();
         async move {
             let permit = free.acquire_owned().await.ok()?;
-            let tcp = accept(&listener).await;
-            Some((Ok(Connection::new(tcp, permit)), listener))
+            let io = accept(&listener).await;
+            Some((Ok(Connection::new(io, permit)), listener))
         }
     })
 }
 
 /// The next connection. Failures to accept are the weather: logged, and waited for to pass.
-pub(super) async fn accept(listener: &TcpListener) -> TcpStream {
+pub(super) async fn accept<L: Listener>(listener: &L) -> L::Io {
     loop {
-        match listener.accept().await {
-            Ok((tcp, _)) => {
-                // Without it small answers wait for the other side's acknowledgements. A connection that is gone
-                // already fails here, and will say so when it is read.
-                drop(tcp.set_nodelay(true));
-                return tcp;
-            }
+        match Listener::accept(listener).await {
+            Ok(io) => return io,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -60,8 +76,8 @@ pub(super) async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// A connection that counts among those that are open.
 #[derive(Debug)]
-pub(super) struct Connection {
-    tcp: TcpStream,
+pub(super) struct Connection<I> {
+    io: I,
     /// Until the preface has been read.
     preface: Option<Preface>,
     _permit: OwnedSemaphorePermit,
@@ -73,25 +89,24 @@ struct Preface {
     timeout: Pin<Box<Sleep>>,
 }
 
-impl Connection {
-    fn new(tcp: TcpStream, permit: OwnedSemaphorePermit) -> Self {
+impl<I> Connection<I> {
+    fn new(io: I, permit: OwnedSemaphorePermit) -> Self {
         let preface = Preface { missing: PREFACE_BYTES, timeout: Box::pin(sleep(PREFACE_TIMEOUT)) };
-        Self { tcp, preface: Some(preface), _permit: permit }
+        Self { io, preface: Some(preface), _permit: permit }
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<I> Connected for Connection<I> {
+    /// No handler asks where a call comes from.
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.tcp.connect_info()
-    }
+    fn connect_info(&self) {}
 }
 
-impl AsyncRead for Connection {
+impl<I: AsyncRead + Unpin> AsyncRead for Connection<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
         let Some(preface) = &mut self.preface else { return read };
         preface.missing = preface.missing.saturating_sub(buf.filled().len() - before);
         if preface.missing == 0 {
@@ -103,9 +118,9 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, data)
+        Pin::new(&mut self.io).poll_write(cx, data)
     }
 
     fn poll_write_vectored(
@@ -113,19 +128,19 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, data)
+        Pin::new(&mut self.io).poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
@@ -136,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    async fn connected() -> (TcpStream, Connection) {
+    async fn connected() -> (TcpStream, Connection<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
         let mut incoming = Box::pin(connections(listener));

@@ -24,7 +24,6 @@ use std::time::Duration;
 use mokv_proto::PUBLIC_DESCRIPTORS;
 use mokv_proto::api::kv_server::KvServer;
 use mokv_proto::cluster::cluster_server::ClusterServer;
-use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
@@ -33,6 +32,7 @@ use tonic::transport;
 use tonic_health::pb::health_server::HealthServer;
 
 pub use self::health::Health;
+pub use self::incoming::Listener;
 pub use self::kv::REVISION;
 pub use self::status::DOMAIN;
 use crate::metrics::GrpcMetrics;
@@ -141,7 +141,7 @@ impl Server {
     /// None that a client or the network could bring about.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listener: impl Listener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), transport::Error> {
         let health = self.health;

@@ -52,12 +52,28 @@ const WINDOW_BYTES: u32 = 8 << 20;
 
 /// Reaches other nodes over gRPC. Connections are shared by lane and address, opened when needed and reopened when they
 /// break; names are resolved each time.
-#[derive(Default)]
 pub struct GrpcNetwork {
+    connect: Box<Connect>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
 }
 
+/// Turns the settings of a connection into one that is made when it is first used. Nothing but the sockets under it are
+/// its choice: production takes the operating system's, a simulator its own.
+pub type Connect = dyn Fn(&Endpoint) -> Channel + Send + Sync;
+
+impl Default for GrpcNetwork {
+    /// Over TCP.
+    fn default() -> Self {
+        Self::new(Endpoint::connect_lazy)
+    }
+}
+
 impl GrpcNetwork {
+    /// A network over the sockets that `connect` opens.
+    pub fn new(connect: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static) -> Self {
+        Self { connect: Box::new(connect), channels: Mutex::default() }
+    }
+
     fn channel(&self, rpc_addr: &str, lane: Lane) -> Result<Channel, Status> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (rpc_addr.to_owned(), lane);
@@ -66,15 +82,15 @@ impl GrpcNetwork {
         }
         let endpoint = Endpoint::from_shared(format!("http://{rpc_addr}"))
             .map_err(|error| Status::invalid_argument(format!("{rpc_addr} is no address: {error}")))?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .connect_lazy();
+            .initial_connection_window_size(WINDOW_BYTES);
+        let channel = (self.connect)(&endpoint);
         channels.insert(key, channel.clone());
         Ok(channel)
     }
