@@ -80,9 +80,9 @@ struct Host {
 /// Why a node may end by itself, or refuse to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Excuse {
-    /// A call to its disk fails. The next start is one without an excuse.
+    /// A call to its disk fails. A start after that has no excuse.
     FailedCall,
-    /// Its disk is full. A start after there is room has no excuse.
+    /// Its disk is full. A start when there is room has no excuse.
     FullDisk,
     /// Its data was damaged: it has the excuse until its disk is replaced.
     Damage,
@@ -255,12 +255,8 @@ impl Cluster {
             return;
         }
         slot.starts += 1;
-        let is_over = match slot.excuse {
-            Some(Excuse::FailedCall) => !slot.control.is_about_to_fail(),
-            Some(Excuse::FullDisk) => slot.disk.capacity().is_none(),
-            Some(Excuse::Damage) | None => false,
-        };
-        if is_over {
+        let is_over = !slot.control.is_about_to_fail() && slot.disk.capacity().is_none();
+        if is_over && slot.excuse != Some(Excuse::Damage) {
             slot.excuse = None;
         }
         let (start, addr) = (slot.starts, slot.addr.clone());
@@ -369,6 +365,8 @@ impl Cluster {
             node.hand_over(SHUTDOWN_GRACE / 3).await;
         });
         drop(timeout_at(deadline, stopping).await);
+        // From here on it is no failure that consensus and the log end.
+        running.watchers.iter().for_each(AbortHandle::abort);
         // `shutdown` ends the tasks of the node in the end: it can't be one of them.
         drop(timeout_at(deadline, running.node.shutdown()).await);
         let mut hosts = self.hosts();
