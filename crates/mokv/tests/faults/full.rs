@@ -68,9 +68,6 @@ async fn full_disks_refuse_writes_and_nothing_else() {
     for index in (0..3).filter(|index| *index != leader) {
         fill(&images[index]);
     }
-    for index in 0..3 {
-        until_full(&cluster, index).await;
-    }
     for node in &cluster.nodes {
         eventually("writes are refused", async || match node.client().set("refused", "v").await {
             Err(Error::DiskFull(_)) => Ok(()),
