@@ -205,7 +205,7 @@ fn checksum(before: u32, bytes: &[u8]) -> u32 {
 
 /// The bytes are not those of a whole, undamaged snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("at byte {offset}: {problem}")]
+#[error("at offset {offset}: {problem}")]
 pub struct DecodeError {
     /// Where in the file: the beginning of the block or item that is wrong, or the end of a file that was cut.
     pub offset: u64,

@@ -283,7 +283,7 @@ async fn damage_is_named_and_the_one_before_is_whole() {
     assert_eq!(snapshots.all(), [newer, older]);
     let error = snapshots.load(&newer).await.expect_err("damaged");
     let message = error.to_string();
-    assert!(message.contains(&newer.name()) && message.contains("at byte"), "{message}");
+    assert!(message.contains(&newer.name()) && message.contains("at offset"), "{message}");
     assert!(matches!(error, SnapshotError::Damaged { problem: DecodeError { problem: Problem::Checksum, .. }, .. }));
     let error = read_all(snapshots.reader(&newer).await.expect("reader")).await.expect_err("damaged");
     assert!(matches!(error, SnapshotError::Damaged { .. }));

@@ -7,14 +7,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Processes, eventually};
+use crate::cluster::Cluster;
 
 /// Lines where no file is given.
 const LINES: usize = 20_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_outlives_the_leader_and_loses_nothing() {
-    let mut cluster = Processes::start().await;
+    let mut cluster = Cluster::start(&[]).await;
     let lines = lines();
     let (data, acks) = (cluster.dir.path().join("data.jsonl"), cluster.dir.path().join("acks"));
     let mut file = std::io::BufWriter::new(std::fs::File::create(&data).expect("data"));
@@ -25,7 +25,7 @@ async fn an_import_outlives_the_leader_and_loses_nothing() {
     file.flush().expect("write");
     drop(file);
 
-    let endpoints: Vec<&str> = cluster.nodes.iter().map(|node| node.addr.as_str()).collect();
+    let endpoints: Vec<String> = cluster.nodes.iter().map(|node| node.addr()).collect();
     let mut import = Command::new(env!("CARGO_BIN_EXE_mokv"))
         .args(["import", "--endpoints", &endpoints.join(","), "--ack-log"])
         .args([&acks, &data])
@@ -47,18 +47,15 @@ async fn an_import_outlives_the_leader_and_loses_nothing() {
     let status = tokio::task::spawn_blocking(move || import.wait()).await.expect("join").expect("wait");
     assert!(status.success(), "the import failed: {status}");
     cluster.nodes[leader].start(false);
-    cluster.wait_until_serving().await;
+    cluster.serving().await;
 
     let acknowledged: BTreeSet<String> =
         BufReader::new(std::fs::File::open(&acks).expect("acks")).lines().map(|line| line.expect("line")).collect();
     assert_eq!(acknowledged.len(), lines.len(), "every line was acknowledged");
-    let status = cluster.assert_equal_states().await;
-    assert_eq!(status.keys as usize, lines.len());
-    for node in &cluster.nodes {
-        let keys: BTreeSet<String> = eventually("a list works", || node.local_keys()).await.into_iter().collect();
-        let missing: Vec<&String> = acknowledged.difference(&keys).take(5).collect();
-        assert!(missing.is_empty(), "{} lacks {missing:?}", node.name);
-    }
+    let keys: BTreeSet<String> = cluster.settled().await.into_iter().map(|pair| pair.key).collect();
+    let missing: Vec<&String> = acknowledged.difference(&keys).take(5).collect();
+    assert!(missing.is_empty(), "the nodes lack {missing:?}");
+    assert_eq!(keys.len(), lines.len());
 }
 
 /// Distinct lines: of the file that the environment names, or made up.
