@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::RequestError;
+use crate::mutants::mutant;
 use crate::peer::{Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
 use crate::raft::types::{MemberInfo, NodeId};
 use crate::runtime::Tasks;
@@ -201,7 +202,11 @@ impl Pending {
 
     fn fail(&self, reason: &str) {
         for (is_write, reply) in std::mem::take(&mut self.lock().jobs).into_values() {
-            let failure = if is_write { ForwardFailure::Unknown(reason.to_owned()) } else { ForwardFailure::NotLeader };
+            let failure = if is_write && !mutant!(UnknownSaidToHaveFailed) {
+                ForwardFailure::Unknown(reason.to_owned())
+            } else {
+                ForwardFailure::NotLeader
+            };
             drop(reply.send(Err(failure)));
         }
     }

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
+pub mod mutants;
 pub mod node;
 pub mod peer;
 pub mod peer_service;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
+use crate::mutants::mutant;
 use crate::node::{Readiness, leads};
 use crate::raft::log::Log;
 use crate::raft::types::NodeId;
@@ -66,12 +67,14 @@ impl Duties {
         let progress = self.raft.progress();
         // A log may have grown without anything being committed, or before this node knows of it: then there is no state
         // to take a snapshot of, and for openraft a snapshot that fails is a failure of the disk.
-        let has_news = self.store.stats().applied.is_some_and(|applied| applied.index > progress.snapshot);
+        let has_news = mutant!(SnapshotOfNothing)
+            || self.store.stats().applied.is_some_and(|applied| applied.index > progress.snapshot);
         if has_news && self.log.bytes_since(progress.snapshot) > self.snapshot_log_bytes {
             self.raft.start_snapshot().await;
         }
         let kept = self.log.droppable_keeping(self.snapshot_log_bytes);
-        let upto = kept.min(progress.snapshot);
+        let upto =
+            if mutant!(PurgeBeyondSnapshot) { kept.min(progress.committed) } else { kept.min(progress.snapshot) };
         if upto > progress.purged {
             self.raft.purge(upto).await;
         }

@@ -20,6 +20,7 @@ use crate::error::RequestError;
 use crate::forward::{ForwardFailure, Forwarder};
 use crate::identity::{DataDir, IdentityError};
 use crate::maintenance;
+use crate::mutants::mutant;
 use crate::peer::{Caller, Lane, PeerNetwork, Target};
 use crate::proposer::Proposer;
 use crate::raft::log::{Log, LogError, LogOptions};
@@ -365,7 +366,7 @@ impl Node {
             };
             match timeout_at(deadline, attempt).await {
                 Ok(Ok(outcome)) => return accepted(outcome).map_err(|error| in_the_end(error, tried)),
-                Ok(Err(ForwardFailure::Unknown(reason))) if command.id.is_none() => {
+                Ok(Err(ForwardFailure::Unknown(reason))) if command.id.is_none() && !mutant!(RetryWithoutId) => {
                     return Err(RequestError::OutcomeUnknown { reason });
                 }
                 Ok(Err(ForwardFailure::Refused(error))) => return Err(in_the_end(error, tried)),
@@ -432,15 +433,17 @@ impl Node {
         deadline: Instant,
     ) -> Result<(), RequestError> {
         let began = Instant::now();
-        if consistency == Consistency::Linearizable {
+        if consistency == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
             let read_index = self.read_index(began, deadline).await?;
             let mut progress = self.inner.store.progress();
-            let applied = progress.wait_for(|progress| progress.applied.is_some_and(|at| at.index >= read_index));
+            let applied = progress.wait_for(|progress| {
+                mutant!(ReadBeforeApply) || progress.applied.is_some_and(|at| at.index >= read_index)
+            });
             if !timeout_at(deadline, applied).await.is_ok_and(|applied| applied.is_ok()) {
                 return Err(RequestError::ReadTimeout { waited: began.elapsed() });
             }
         }
-        if min_revision == 0 {
+        if min_revision == 0 || mutant!(MinRevisionIgnored) {
             return Ok(());
         }
         let mut progress = self.inner.store.progress();
@@ -497,7 +500,7 @@ impl Node {
         };
         // Consensus learns of it only from the next request to the log, of which there may be none.
         let log = async {
-            let failed = log.wait_for(|now| now.failure.is_some()).await;
+            let failed = log.wait_for(|now| now.failure.is_some() && !mutant!(LogFailureIgnored)).await;
             failed.ok().and_then(|now| now.failure.as_ref().map(ToString::to_string))
         };
         tokio::select! {
@@ -599,7 +602,7 @@ fn grows(command: &Command) -> bool {
 
 /// What a refusal means in the end: that of the last attempt says nothing of those before it.
 fn in_the_end(error: RequestError, tried: bool) -> RequestError {
-    match tried {
+    match tried && !mutant!(RefusalHidesAttempt) {
         true => RequestError::OutcomeUnknown {
             reason: format!("an earlier attempt may take effect; the last one: {error}"),
         },

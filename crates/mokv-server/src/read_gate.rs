@@ -9,6 +9,7 @@ use std::future::Future;
 use mokv_proto::internal::LogId;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::mutants::mutant;
 use crate::raft::ReadIndexError;
 use crate::runtime::Tasks;
 
@@ -61,6 +62,11 @@ where
             continue;
         }
         let answer = round().await;
+        if mutant!(ReadJoinsRunningRound) {
+            while let Ok(reader) = queue.try_recv() {
+                readers.push(reader);
+            }
+        }
         for reader in readers.drain(..) {
             drop(reader.send(answer.clone()));
         }

@@ -55,6 +55,16 @@ enum Command {
         #[arg(long)]
         history: Option<PathBuf>,
     },
+    /// Plant each bug that the server has for this purpose, and run seeds until it is noticed.
+    #[cfg(mokv_mutants)]
+    Mutants {
+        /// Seeds for one mutant at most.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// Only mutants whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
     /// Print the hash of each seed: the same in every process, or something does not follow from the seed.
     Hashes {
         /// Seeds, in this order.
@@ -71,11 +81,65 @@ fn main() -> ExitCode {
             sweep(first..first.saturating_add(seeds), until, jobs, keep_going)
         }
         Command::Replay { seed, log, quiet, history } => replay(seed, log.as_deref(), quiet, history),
+        #[cfg(mokv_mutants)]
+        Command::Mutants { seeds, name } => mutants::show(seeds, &name),
         Command::Hashes { seeds } => {
             for seed in seeds {
                 say(format_args!("{seed} {:016x}", run::run_seed(seed, false).hash));
             }
             ExitCode::SUCCESS
+        }
+    }
+}
+
+#[cfg(mokv_mutants)]
+mod mutants {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
+
+    use mokv_server::mutants::{Mutant, activate};
+
+    use super::{ExitCode, NonZeroUsize, run, say};
+
+    /// Shows for each mutant how many seeds it took to notice it.
+    pub(super) fn show(seeds: u64, name: &str) -> ExitCode {
+        let mutants: Vec<Mutant> =
+            Mutant::ALL.iter().copied().filter(|mutant| format!("{mutant:?}").contains(name)).collect();
+        let (next, all_caught) = (AtomicUsize::new(0), AtomicBool::new(true));
+        let jobs = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        thread::scope(|threads| {
+            for _ in 0..jobs {
+                threads.spawn(|| {
+                    while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if !is_caught(*mutant, seeds) {
+                            all_caught.store(false, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        match all_caught.into_inner() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+
+    fn is_caught(mutant: Mutant, seeds: u64) -> bool {
+        activate(Some(mutant));
+        let mut reports = (0..seeds).map(|seed| run::run_seed(seed, false));
+        let caught = reports.find_map(|report| Some((report.seed, report.violation?)));
+        activate(None);
+        let name = format!("{mutant:?}");
+        match caught {
+            Some((seed, violation)) => {
+                let violation: String = violation.chars().take(140).collect();
+                say(format_args!("{name:<26} caught in {:>3} seeds: {violation}", seed + 1));
+                true
+            }
+            None => {
+                say(format_args!("{name:<26} NOT CAUGHT in {seeds} seeds: {}", mutant.describe().trim()));
+                false
+            }
         }
     }
 }

@@ -447,7 +447,10 @@ impl SimPeer {
     async fn connect(&self) -> Result<Way, Status> {
         let net = &self.net;
         let addr = &self.target.rpc_addr;
-        let refused = |why: &str| Status::new(Code::Unavailable, format!("can't connect to {addr}: {why}"));
+        let refused = |why: &str| {
+            net.trace.count("net.not connected");
+            Status::new(Code::Unavailable, format!("can't connect to {addr}: {why}"))
+        };
         let Some(to) = net.state().hosts.iter().position(|host| host.addr == *addr) else {
             return Err(refused("no such host"));
         };

@@ -30,6 +30,9 @@ pub const RECOVERY_MAX: Duration = Duration::from_secs(30);
 /// How long a call may take that is to show that a node serves.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Futile attempts to connect that a node may make in a second.
+const ATTEMPTS_MAX: u64 = 100;
+
 /// How often it is looked whether the cluster is well.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -99,7 +102,7 @@ where
         .build()
         .expect("a runtime without I/O");
     drop(cluster::take_panic());
-    let report = runtime.block_on(async {
+    runtime.block_on(async {
         let trace = Trace::new(is_printed);
         let recorder = Recorder::new(trace.clone());
         let observer = Observer::new(seed::generator(plan.seed, "observer"), trace.clone(), recorder.clone());
@@ -115,8 +118,7 @@ where
             world.trace.violate(format_args!("the run did not end within {RUN_MAX:?}"));
         }
         world.report(plan.seed)
-    });
-    report
+    })
 }
 
 /// Faults and clients together, then no more faults.
@@ -152,6 +154,7 @@ impl World {
         }
         if self.trace.violation().is_none() {
             self.judge().await;
+            self.look_for_storms();
         }
     }
 
@@ -173,6 +176,15 @@ impl World {
             Ok(report) if report.gave_up.is_empty() => {}
             Ok(_) => self.trace.count("values not judged to the end"),
             Err(violation) => self.trace.violate(format_args!("the history is illegal by its values: {violation}")),
+        }
+    }
+
+    /// A node that can't reach another one has to wait between two attempts.
+    fn look_for_storms(&self) {
+        let attempts = self.trace.counts().get("net.not connected").copied().unwrap_or(0);
+        let per_second = attempts / (1 + self.trace.now() / 1_000_000);
+        if per_second > ATTEMPTS_MAX * self.cluster.len() as u64 {
+            self.trace.violate(format_args!("a storm: {per_second} futile attempts to connect each second"));
         }
     }
 

@@ -12,6 +12,7 @@
 //! - The futures of [`OsDisk`] block the thread that polls them. They are only awaited in tasks started with
 //!   [`Tasks::spawn_disk`](crate::runtime::Tasks::spawn_disk), which own a thread in production.
 
+use crate::mutants::mutant;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,9 @@ pub async fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io:
     remove_if_present(disk, &unfinished).await?;
     let file = disk.open(&unfinished, OpenMode::CreateNew).await?;
     file.write_at(0, bytes).await?;
-    file.sync().await?;
+    if !mutant!(RenameBeforeSync) {
+        file.sync().await?;
+    }
     disk.rename(&unfinished, path).await?;
     disk.sync_dir(parent(path)).await
 }

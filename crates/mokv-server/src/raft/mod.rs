@@ -32,6 +32,7 @@ use self::types::{
     vote_from_proto, vote_to_proto,
 };
 use crate::command::{Batch, Outcome};
+use crate::mutants::mutant;
 use crate::peer::{AnswerStream, Caller, MessageStream, PeerNetwork};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotInfo, Snapshots};
@@ -72,7 +73,7 @@ impl RaftOptions {
             enable_pre_vote: Some(true),
             // A restarted leader stands for election like everybody else. If it led on in its old term, it would write
             // new entries where its followers have ones that it had sent, but not yet synced.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(mutant!(LeaderRestored)),
             ..Config::default()
         }
         .validate()
@@ -278,6 +279,11 @@ impl Raft {
     ///
     /// See [`ReadIndexError`].
     pub async fn read_index(&self) -> Result<internal::LogId, ReadIndexError> {
+        if mutant!(ReadIndexUnconfirmed) {
+            let metrics = self.raft.metrics();
+            let committed = metrics.borrow_watched().cluster_committed;
+            return committed.as_ref().map(log_id_to_proto).ok_or(ReadIndexError::NotLeader);
+        }
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(log_id_to_proto(linearizer.read_log_id().log_id())),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(ReadIndexError::NotLeader),
@@ -375,7 +381,8 @@ impl Raft {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let stored = &metrics.membership_config;
-        stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed
+        mutant!(MembershipUncommitted)
+            || stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed
     }
 
     /// Finishes a change of the membership that its leader did not live to finish. No effect if there is none.

@@ -26,6 +26,7 @@ use super::types::{
     self, MemberInfo, NodeId, TypeConfig, Vote, entry_to_proto, log_id_from_proto, log_id_to_proto,
     stored_membership_to_proto, vote_from_proto, vote_to_proto,
 };
+use crate::mutants::mutant;
 use crate::peer::{AnswerStream, Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
 use crate::snapshot::{SnapshotInfo, SnapshotReader, Snapshots};
 
@@ -200,9 +201,14 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         async move {
             // The first request is taken before the connection is tried: openraft waits between two attempts inside its
             // stream of requests.
-            let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
-            let requests = stream::once(std::future::ready(first)).chain(requests);
-            let opening = timeout(limit, self.peer.append(requests.boxed())).await;
+            let requests = match mutant!(BusyRetry) {
+                true => requests.boxed(),
+                false => {
+                    let Some(first) = requests.next().await else { return Ok(stream::empty().boxed()) };
+                    stream::once(std::future::ready(first)).chain(requests).boxed()
+                }
+            };
+            let opening = timeout(limit, self.peer.append(requests)).await;
             let opened = opening.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer in {limit:?}"))));
             self.note_reachable(opened.as_ref().err());
             let answers = opened.map_err(unreachable)?;
@@ -370,6 +376,7 @@ fn append_result(answer: Result<internal::AppendResponse, Status>) -> RpcResult<
     use internal::append_response::Result as Answer;
     match answer.map_err(unreachable)?.result {
         Some(Answer::Matched(matched)) => Ok(Ok(matched.log_id.as_ref().map(log_id_from_proto))),
+        Some(Answer::Conflict(at)) if mutant!(ConflictTakenForMatch) => Ok(Ok(Some(log_id_from_proto(&at)))),
         Some(Answer::Conflict(at)) => Ok(Err(StreamAppendError::Conflict(log_id_from_proto(&at)))),
         Some(Answer::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote_from_proto(&vote)))),
         None => Err(malformed("an empty answer to an append")),

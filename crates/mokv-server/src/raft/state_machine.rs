@@ -17,6 +17,7 @@ use super::types::{
     self, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id, log_id_from_proto, stored_membership_from_proto,
 };
 use crate::command::Outcomes;
+use crate::mutants::mutant;
 use crate::snapshot::{SnapshotError, SnapshotInfo, Snapshots};
 use crate::store::{Position, Store};
 
@@ -95,7 +96,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Vec::new()
                 }
                 EntryPayload::Normal(batch) => {
-                    let commands = batch.commands().map_err(io::Error::other)?;
+                    let mut commands = batch.commands().map_err(io::Error::other)?;
+                    if mutant!(FollowersReorder) && responder.is_none() {
+                        commands.rotate_right(1);
+                    }
                     self.store.apply(at, &commands).map_err(io::Error::other)?
                 }
             };

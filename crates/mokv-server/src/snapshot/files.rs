@@ -22,6 +22,7 @@ use super::codec::{Block, Encoder};
 use super::reader::CheckedFile;
 use super::{SnapshotError, SnapshotReader, SnapshotReceiver};
 use crate::disk::{Disk, OpenMode};
+use crate::mutants::mutant;
 use crate::runtime::Tasks;
 use crate::store::{Checkpoint, ChunkLimit, KeyRange, Loaded, Loader};
 
@@ -284,7 +285,10 @@ async fn encode(
     cancelled: CancellationToken,
 ) -> Result<SnapshotInfo, SnapshotError> {
     let mut encoder = Encoder::new(&head)?;
-    for session in checkpoint.sessions() {
+    for mut session in checkpoint.sessions() {
+        if mutant!(SnapshotLosesAnswers) {
+            session.answers.clear();
+        }
         if let Some(bytes) = encoder.session(&session)? {
             receiver.write(bytes.into()).await?;
         }

@@ -16,6 +16,7 @@ use super::memory::map_entry_bytes;
 use super::record::Stored;
 use super::scan::{ChunkLimit, Found, KeyRange};
 use super::superseded::{Superseded, Version};
+use crate::mutants::mutant;
 
 const ENTRY_BYTES: usize = map_entry_bytes(size_of::<Key>() + size_of::<Stored>());
 
@@ -51,11 +52,12 @@ impl Pairs {
         let revision = self.revision;
         let (create_revision, version) = match self.live.entry(Key::new(key)) {
             Entry::Vacant(place) => {
-                let record = Stored::new(key, value, revision, revision, 1);
+                let version = if mutant!(VersionLivesOn) { 2 } else { 1 };
+                let record = Stored::new(key, value, revision, revision, version);
                 self.hash = self.hash.wrapping_add(record.hash());
                 self.memory_bytes += pair_bytes(place.key(), &record);
                 place.insert(record);
-                (revision, 1)
+                (revision, version)
             }
             Entry::Occupied(mut place) => {
                 let (create_revision, version) = (place.get().create_revision(), place.get().version() + 1);
@@ -76,6 +78,7 @@ impl Pairs {
             None => self.live.remove_entry(key),
         };
         let Some((key, record)) = removed else {
+            self.revision += u64::from(mutant!(NothingTakesRevision));
             return DeleteOutcome { existed: false, revision: self.revision };
         };
         self.revision += 1;
@@ -97,7 +100,7 @@ impl Pairs {
                 found.next = Some(key.clone());
                 break;
             }
-            let present = live.filter(|record| record.mod_revision() <= revision);
+            let present = live.filter(|record| record.mod_revision() <= revision || mutant!(ListOfAnotherRevision));
             if let Some(record) = present.or_else(|| Version::at(versions, revision)) {
                 bytes += key.as_slice().len() + record.value().len();
                 found.pairs.push((key.clone(), record.clone()));

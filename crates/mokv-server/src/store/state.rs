@@ -14,6 +14,7 @@ use super::sessions::{Admission, Sessions};
 use super::superseded::Superseded;
 use super::{Position, Progress};
 use crate::command::{Op, Outcome, OutcomeResult, RequestId};
+use crate::mutants::mutant;
 
 /// The replicated state, and the pins on it.
 pub(super) struct State {
@@ -63,7 +64,9 @@ impl State {
         match self.sessions.admit(id) {
             Admission::New => {
                 let outcome = self.perform(op);
-                self.sessions.remember(id, outcome);
+                if !mutant!(SessionForgets) {
+                    self.sessions.remember(id, outcome);
+                }
                 outcome
             }
             Admission::Repeated(outcome) => outcome,
@@ -89,7 +92,9 @@ impl State {
     /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
     pub(super) fn replace(&mut self, loaded: Loaded) -> Garbage {
         let old = mem::replace(&mut self.pairs, loaded.pairs);
-        self.sessions = loaded.sessions;
+        if !mutant!(SnapshotKeepsOldSessions) || self.sessions.len() == 0 {
+            self.sessions = loaded.sessions;
+        }
         self.membership = loaded.membership;
         self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions);
         let generation = self.generation;

@@ -41,6 +41,7 @@ use super::record::{self, Content, Damage, RECORDS_AT, State};
 use super::segment::{Place, Segment};
 use super::tail::Tail;
 use crate::disk::Disk;
+use crate::mutants::mutant;
 
 /// A segment with records.
 pub(super) struct Written {
@@ -280,7 +281,7 @@ impl Replay {
         let beyond = self.segments[self.end.0..].iter();
         let later = beyond.flat_map(|loaded| record::headers(&loaded.bytes[loaded.stop..], &loaded.segment.salt));
         let known = later.map(|header| header.synced).chain([mark.last_record]).max().unwrap_or_default();
-        if known > last {
+        if known > last && !mutant!(DamageTakenForTornTail) {
             let mut beyond = self.segments[self.end.0..].iter();
             return Err(match beyond.find_map(|loaded| Some((loaded, loaded.damage.as_ref()?))) {
                 Some((loaded, damage)) => LogError::damaged(&loaded.segment.path, loaded.stop as u64, damage),
@@ -292,7 +293,7 @@ impl Replay {
         }
         // Saved only when its entry was durable, and never truncated.
         match self.state.committed {
-            Some(committed) if committed.index >= self.tail.end() => {
+            Some(committed) if committed.index >= self.tail.end() && !mutant!(DamageTakenForTornTail) => {
                 let ends = &self.segments[self.end.0];
                 let damage = Damage::Committed { committed: committed.index, end: self.tail.end() };
                 Err(LogError::damaged(&ends.segment.path, ends.stop as u64, &damage))

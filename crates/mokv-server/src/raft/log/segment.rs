@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::record::{self, Damage, RECORDS_AT, Salt};
 use crate::disk::{self, Disk, File, OpenMode};
+use crate::mutants::mutant;
 
 const SUFFIX: &str = ".seg";
 /// Sequences have this many digits in a name, so that names sort as they follow each other.
@@ -48,7 +49,9 @@ impl Segment {
             return Err(error);
         }
         disk.rename(&unfinished, &path).await?;
-        disk.sync_dir(dir).await?;
+        if !mutant!(SegmentNameNotDurable) {
+            disk.sync_dir(dir).await?;
+        }
         Ok(Self { sequence, path, size, salt: Salt::new(salt), file })
     }
 

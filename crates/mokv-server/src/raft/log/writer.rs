@@ -30,6 +30,7 @@ use super::segment::{Place, Segment};
 use super::tail::Tail;
 use super::{LogOptions, LogStatus};
 use crate::disk::Disk;
+use crate::mutants::mutant;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::runtime::Tasks;
 
@@ -230,11 +231,17 @@ impl Writer {
         match request {
             Request::Append { entries, flushed } => {
                 // First: a failure has to reach everybody.
-                self.group.waiting.push(Waiting::Append(flushed));
+                match mutant!(AcknowledgeBeforeSync) {
+                    true => Waiting::Append(flushed).complete(Ok(())),
+                    false => self.group.waiting.push(Waiting::Append(flushed)),
+                }
                 self.append(entries).await
             }
             Request::Vote { vote, done } => {
-                self.group.waiting.push(Waiting::Done(done));
+                match mutant!(VoteBeforeSync) {
+                    true => Waiting::Done(done).complete(Ok(())),
+                    false => self.group.waiting.push(Waiting::Done(done)),
+                }
                 // A lost vote could be cast twice, so it gets a mark: damage to it is noticed.
                 self.group.sync_mark = true;
                 self.put_state(State { vote: Some(vote), ..self.state }).await
@@ -284,6 +291,9 @@ impl Writer {
                 return Ok(());
             }
             tail.truncate(from);
+        }
+        if mutant!(TruncationForgotten) {
+            return Ok(());
         }
         self.put(&Record::Truncation(from)).await.map(drop)
     }
@@ -471,7 +481,9 @@ impl Writer {
         self.offset += buffer.len() as u64;
         buffer.clear();
         let begin = Instant::now();
-        segment.file.sync().await.map_err(LogFailure::io("sync", &segment.path))?;
+        if !mutant!(SkipLogSync) {
+            segment.file.sync().await.map_err(LogFailure::io("sync", &segment.path))?;
+        }
         self.shared.metrics.synced(begin.elapsed());
         self.synced_record = self.last_record;
         Ok(())
