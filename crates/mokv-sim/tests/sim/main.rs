@@ -1,0 +1,3 @@
+//! Named scenarios under simulation, each with a range of seeds.
+
+mod full_disk;
