@@ -3,6 +3,7 @@
 //!
 //! Every duty looks at the present state and corrects it; a missed tick is made up by the next.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -91,14 +92,16 @@ pub async fn hand_over(node_id: NodeId, raft: &Raft, may_lead: impl Fn(&Member) 
     }
     let others = raft.members().into_iter().filter(|member| member.is_voter && member.node_id != node_id);
     let fit = others.filter(may_lead).filter_map(|member| Some((member.lag?, member.node_id)));
-    let Some((_, to)) = fit.filter(|(lag, _)| *lag <= HAND_OVER_LAG_MAX).min() else {
-        return;
-    };
-    raft.transfer_leader(to).await;
-    let taken = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|(id, _)| *id != node_id));
-    match timeout_at(Instant::now() + grace, taken).await {
-        Ok(_) => tracing::info!(to, "leadership handed over"),
-        Err(_) => tracing::warn!(to, ?grace, "no other node took over leadership in time"),
+    let fit: BTreeSet<(u64, NodeId)> = fit.filter(|(lag, _)| *lag <= HAND_OVER_LAG_MAX).collect();
+    let deadline = Instant::now() + grace;
+    for (_, to) in fit.iter().cycle() {
+        raft.transfer_leader(*to).await;
+        let taken = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|(id, _)| *id != node_id));
+        match timeout_at(deadline.min(Instant::now() + raft.transfer_retry()), taken).await {
+            Ok(_) => return tracing::info!(to, "leadership handed over"),
+            Err(_) if Instant::now() < deadline => tracing::debug!(to, "the member has not taken over yet"),
+            Err(_) => return tracing::warn!(to, ?grace, "no other node took over leadership in time"),
+        }
     }
 }
 
