@@ -22,8 +22,8 @@ pub enum RequestError {
         reason: String,
     },
 
-    /// The leader has no room on its disk. No effect; reads and deletes of data go on, writes once there is room.
-    #[error("no room on the leader's disk: free some, and writing goes on by itself")]
+    /// The leader has no room on its disk, or most voters have none. No effect; reads go on, writes once there is room.
+    #[error("no room on the disks of the leader or of most voters: free some, and writing goes on by itself")]
     DiskFull,
 
     /// The store is as large as it may be. No effect; deletes still work.

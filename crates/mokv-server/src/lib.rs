@@ -9,6 +9,7 @@
 //! Nothing above [`raft`] names an openraft type, nothing but [`rpc`] sees a public message, and everything that is not
 //! deterministic comes in through [`runtime`], [`disk`] and [`peer`].
 
+pub mod admission;
 pub mod command;
 pub mod config;
 pub mod disk;
@@ -25,6 +26,7 @@ pub mod peer_service;
 pub mod proposer;
 pub mod raft;
 pub mod read_gate;
+pub mod room;
 pub mod rpc;
 pub mod runtime;
 pub mod server;

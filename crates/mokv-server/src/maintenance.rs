@@ -1,8 +1,9 @@
-//! What a node does without being asked: snapshots and purging as the log grows, hand-over when the disk is full or the
-//! node stops, the end of interrupted membership changes, and the answer to "is it ready?".
+//! What a node does without being asked: snapshots and purging as the log grows, hand-over when it stops, the end of
+//! interrupted membership changes, and the answer to "is it ready?".
 //!
 //! Every duty looks at the present state and corrects it; a missed tick is made up by the next.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,16 +13,13 @@ use crate::mutants::mutant;
 use crate::node::{Readiness, leads};
 use crate::raft::log::Log;
 use crate::raft::types::NodeId;
-use crate::raft::{ChangeError, Leadership, Raft, Role};
+use crate::raft::{ChangeError, Leadership, Member, Raft, Role};
 use crate::read_gate::ReadGate;
 use crate::runtime::Tasks;
 use crate::store::Store;
 
 /// How often the duties are looked at.
 const TICK: Duration = Duration::from_millis(500);
-
-/// A leader that can't write hands over at most this often.
-const HAND_OVER_PAUSE: Duration = Duration::from_secs(10);
 
 /// A voter is fit to take over if it lacks at most this many entries; fewer are sent while it is asked.
 const HAND_OVER_LAG_MAX: u64 = 1000;
@@ -34,8 +32,6 @@ const READY_LAG_MAX: u64 = 10_000;
 
 /// What there is to look after.
 pub struct Duties {
-    /// This node.
-    pub node_id: NodeId,
     /// Consensus.
     pub raft: Raft,
     /// The log.
@@ -51,11 +47,9 @@ pub fn start(tasks: &Tasks, duties: Duties) {
     tasks.spawn(async move {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_hand_over = None;
         loop {
             ticks.tick().await;
             duties.compact_log().await;
-            duties.make_room(&mut last_hand_over).await;
             duties.finish_membership_change().await;
         }
     });
@@ -80,22 +74,9 @@ impl Duties {
         }
     }
 
-    /// While there is no room on the disk: looks for some, and lets another node lead.
-    async fn make_room(&self, last_hand_over: &mut Option<Instant>) {
-        if self.log.has_room() {
-            return;
-        }
-        self.log.try_reserve();
-        let recently = last_hand_over.is_some_and(|at| at.elapsed() < HAND_OVER_PAUSE);
-        if leads(&self.raft.leadership().borrow()) && !recently {
-            tracing::warn!("no room on the disk for the log: another node shall lead");
-            *last_hand_over = Some(Instant::now());
-            hand_over(self.node_id, &self.raft, HAND_OVER_PAUSE).await;
-        }
-    }
-
     async fn finish_membership_change(&self) {
-        if !leads(&self.raft.leadership().borrow()) {
+        // Without room, an entry would have to come out of the reserve.
+        if !leads(&self.raft.leadership().borrow()) || !self.log.has_room() {
             return;
         }
         match self.raft.finish_change().await {
@@ -105,55 +86,67 @@ impl Duties {
     }
 }
 
-/// Hands leadership to the voter that is fittest for it and waits until it leads, or for `grace`. No effect unless this
-/// node leads and there is another voter.
-pub async fn hand_over(node_id: NodeId, raft: &Raft, grace: Duration) {
+/// Hands leadership to another voter that `may_lead`, the fittest first, and waits until one leads, or for `grace`. No
+/// effect unless this node leads and there is such a voter.
+pub async fn hand_over(node_id: NodeId, raft: &Raft, may_lead: impl Fn(&Member) -> bool, grace: Duration) {
     let mut leadership = raft.leadership();
     if !leads(&leadership.borrow()) {
         return;
     }
     let others = raft.members().into_iter().filter(|member| member.is_voter && member.node_id != node_id);
-    let fit = others.filter_map(|member| Some((member.lag?, member.node_id)));
-    let Some((_, to)) = fit.filter(|(lag, _)| *lag <= HAND_OVER_LAG_MAX).min() else {
-        return;
-    };
-    raft.transfer_leader(to).await;
-    let taken = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|(id, _)| *id != node_id));
-    match timeout_at(Instant::now() + grace, taken).await {
-        Ok(_) => tracing::info!(to, "leadership handed over"),
-        Err(_) => tracing::warn!(to, ?grace, "no other node took over leadership in time"),
+    let fit = others.filter(may_lead).filter_map(|member| Some((member.lag?, member.node_id)));
+    let fit: BTreeSet<(u64, NodeId)> = fit.filter(|(lag, _)| *lag <= HAND_OVER_LAG_MAX).collect();
+    let deadline = Instant::now() + grace;
+    for (_, to) in fit.iter().cycle() {
+        raft.transfer_leader(*to).await;
+        let taken = leadership.wait_for(|now| now.leader.as_ref().is_some_and(|(id, _)| *id != node_id));
+        match timeout_at(deadline.min(Instant::now() + raft.transfer_retry()), taken).await {
+            Ok(_) => return tracing::info!(to, "leadership handed over"),
+            Err(_) if Instant::now() < deadline => tracing::debug!(to, "the member has not taken over yet"),
+            Err(_) => return tracing::warn!(to, ?grace, "no other node took over leadership in time"),
+        }
     }
 }
 
 /// Publishes whether the node is fit to serve: looked at with every change and every tick.
-pub fn watch_readiness(
-    tasks: &Tasks,
-    raft: Raft,
-    store: Store,
-    gate: ReadGate,
-    draining: watch::Receiver<bool>,
-) -> watch::Receiver<Readiness> {
+pub fn watch_readiness(tasks: &Tasks, of: Watched, draining: watch::Receiver<bool>) -> watch::Receiver<Readiness> {
     let (publish, watched) = watch::channel(Readiness::NotReady("the node is starting".into()));
-    tasks.spawn(publish_readiness(raft, store, gate, draining, publish));
+    tasks.spawn(publish_readiness(of, draining, publish));
     watched
 }
 
-async fn publish_readiness(
-    raft: Raft,
-    store: Store,
-    gate: ReadGate,
-    mut draining: watch::Receiver<bool>,
-    publish: watch::Sender<Readiness>,
-) {
+/// What readiness depends on.
+pub struct Watched {
+    /// Consensus.
+    pub raft: Raft,
+    /// The log.
+    pub log: Log,
+    /// The state.
+    pub store: Store,
+    /// Rounds for this node's readers.
+    pub gate: ReadGate,
+}
+
+async fn publish_readiness(of: Watched, mut draining: watch::Receiver<bool>, publish: watch::Sender<Readiness>) {
+    let Watched { raft, log, store, gate } = of;
     let mut leadership = raft.leadership();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let mut now = readiness(&leadership.borrow_and_update(), &raft, &store, *draining.borrow_and_update());
         // A follower goes on believing in a leader that has vanished until there is another one: ask it.
-        if now == Readiness::Ready && !timeout(PROBE_TIMEOUT, gate.read_index()).await.is_ok_and(|index| index.is_ok())
-        {
-            now = Readiness::NotReady(format!("no leader has confirmed within {PROBE_TIMEOUT:?} that it leads"));
+        if now == Readiness::Ready {
+            now = match timeout(PROBE_TIMEOUT, gate.read_index()).await {
+                Ok(Ok(at))
+                    if !log.has_room() && store.stats().applied.is_none_or(|applied| applied.index < at.index) =>
+                {
+                    Readiness::NotReady(
+                        "the disk is full, and the node lacks what the others have written since".into(),
+                    )
+                }
+                Ok(Ok(_)) => now,
+                _ => Readiness::NotReady(format!("no leader has confirmed within {PROBE_TIMEOUT:?} that it leads")),
+            };
         }
         publish.send_if_modified(|last| {
             let changed = *last != now;

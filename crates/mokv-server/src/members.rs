@@ -273,7 +273,7 @@ impl Node {
     async fn transfer(&self, to: &str, deadline: Instant) -> Result<MemberView, RequestError> {
         let grace = deadline.saturating_duration_since(Instant::now());
         if to.is_empty() {
-            maintenance::hand_over(self.node_id(), self.raft(), grace).await;
+            maintenance::hand_over(self.node_id(), self.raft(), |_| true, grace).await;
         } else {
             let to = self.find(to)?;
             if !to.is_voter {

@@ -27,6 +27,7 @@ use crate::raft::log::{Log, LogError, LogOptions};
 use crate::raft::types::{MemberInfo, NodeId};
 use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
 use crate::read_gate::ReadGate;
+use crate::room::{self, Rooms};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
@@ -37,6 +38,9 @@ mod crash_tests;
 
 /// How long a request that was refused by a node that does not lead waits for news before it looks again.
 const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// A node without room that has not reached a read's index within this time lacks entries that it can't take.
+const CATCH_UP_MAX: Duration = Duration::from_millis(200);
 
 /// What a node needs from the world. All that is not deterministic comes in here.
 pub struct Seams {
@@ -168,6 +172,8 @@ struct Inner {
     gate: ReadGate,
     forwarder: Forwarder,
     readiness: watch::Receiver<Readiness>,
+    /// See [`room::start`].
+    is_majority_full: watch::Receiver<bool>,
     draining: watch::Sender<bool>,
 }
 
@@ -223,16 +229,23 @@ impl Node {
             }
         });
         let (draining, drained) = watch::channel(false);
-        let readiness = maintenance::watch_readiness(&tasks, raft.clone(), store.clone(), gate.clone(), drained);
+        let readiness = maintenance::watch_readiness(
+            &tasks,
+            maintenance::Watched { raft: raft.clone(), log: log.clone(), store: store.clone(), gate: gate.clone() },
+            drained,
+        );
         maintenance::start(
             &tasks,
             maintenance::Duties {
-                node_id,
                 raft: raft.clone(),
                 log: log.clone(),
                 store: store.clone(),
                 snapshot_log_bytes: options.snapshot_log_bytes,
             },
+        );
+        let is_majority_full = room::start(
+            &tasks,
+            Rooms { caller: caller.clone(), raft: raft.clone(), log: log.clone(), peers: peers.clone() },
         );
         let inner = Inner {
             options,
@@ -249,6 +262,7 @@ impl Node {
             gate,
             forwarder,
             readiness,
+            is_majority_full,
             draining,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -406,7 +420,7 @@ impl Node {
 
     /// Replicates and applies a command if this node leads.
     pub(crate) async fn write_as_leader(&self, command: Command) -> Result<Outcome, ForwardFailure> {
-        if !self.inner.log.has_room() {
+        if !self.inner.log.has_room() || *self.inner.is_majority_full.borrow() {
             return Err(ForwardFailure::Refused(RequestError::DiskFull));
         }
         if let (Some(quota), true) = (self.inner.options.memory_quota, grows(&command)) {
@@ -439,8 +453,17 @@ impl Node {
             let applied = progress.wait_for(|progress| {
                 mutant!(ReadBeforeApply) || progress.applied.is_some_and(|at| at.index >= read_index)
             });
-            if !timeout_at(deadline, applied).await.is_ok_and(|applied| applied.is_ok()) {
-                return Err(RequestError::ReadTimeout { waited: began.elapsed() });
+            tokio::select! {
+                biased;
+                applied = timeout_at(deadline, applied) => {
+                    if !applied.is_ok_and(|applied| applied.is_ok()) {
+                        return Err(RequestError::ReadTimeout { waited: began.elapsed() });
+                    }
+                }
+                () = self.stays_behind() => {
+                    let reason = "its disk is full, and it lacks what the others have written since: ask another node";
+                    return Err(RequestError::Unavailable { reason: reason.into() });
+                }
             }
         }
         if min_revision == 0 || mutant!(MinRevisionIgnored) {
@@ -456,6 +479,15 @@ impl Node {
                 waited: began.elapsed(),
             }),
         }
+    }
+
+    /// Completes when this node has had no room for a while: whoever waits for an entry then had better ask another node.
+    async fn stays_behind(&self) {
+        let mut log = self.inner.log.status();
+        if log.wait_for(|now| !now.has_room).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(CATCH_UP_MAX).await;
     }
 
     async fn read_index(&self, began: Instant, deadline: Instant) -> Result<u64, RequestError> {
@@ -515,7 +547,7 @@ impl Node {
     /// the new leader.
     pub async fn hand_over(&self, grace: Duration) {
         self.inner.draining.send_replace(true);
-        maintenance::hand_over(self.node_id(), &self.inner.raft, grace).await;
+        maintenance::hand_over(self.node_id(), &self.inner.raft, |_| true, grace).await;
     }
 
     /// Ends the node: consensus, then the log, then all tasks. What was acknowledged is on disk.

@@ -14,6 +14,7 @@ use mokv_proto::internal::{
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::admission::Admission;
 use crate::error::RequestError;
 use crate::forward;
 use crate::node::Node;
@@ -39,18 +40,10 @@ impl PeerService {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    /// While there is no room on the disk, entries are refused before consensus sees them: the stream ends, and the
-    /// leader tries again later. Heartbeats go on.
     async fn append(&self, requests: MessageStream<AppendRequest>) -> Result<AnswerStream<AppendResponse>, Status> {
-        let log = self.node.log().clone();
-        let affordable = requests.take_while(move |request| {
-            let affordable = request.entries.is_empty() || log.has_room();
-            if !affordable {
-                tracing::warn!("entries refused: no room on the disk");
-            }
-            std::future::ready(affordable)
-        });
-        Ok(self.node.raft().append(affordable.boxed()))
+        let admission = Admission::new(self.node.log().clone());
+        let answers = self.node.raft().append(admission.admit(requests));
+        Ok(answers.inspect(move |_| admission.answered()).boxed())
     }
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, Status> {
@@ -101,6 +94,7 @@ impl Peer for PeerService {
             cluster_id: identity.cluster_id.unwrap_or_default(),
             rpc_addr: self.node.options().rpc_addr.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            disk_full: !self.node.log().has_room(),
         })
     }
 

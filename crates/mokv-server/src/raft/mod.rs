@@ -207,6 +207,7 @@ pub struct Raft {
     node_id: NodeId,
     raft: openraft::Raft<TypeConfig, StateMachine>,
     leadership: watch::Receiver<Leadership>,
+    transfer_retry: Duration,
 }
 
 impl Raft {
@@ -235,7 +236,7 @@ impl Raft {
             .map_err(|error| StartError::Storage(error.to_string()))?;
         let (publish, leadership) = watch::channel(leadership(&raft.metrics().borrow_watched()));
         tasks.spawn(publish_leadership(raft.clone(), publish));
-        Ok(Self { node_id, raft, leadership })
+        Ok(Self { node_id, raft, leadership, transfer_retry: options.election_timeout_min / 2 })
     }
 
     /// Whether this node has ever been in a cluster.
@@ -399,10 +400,19 @@ impl Raft {
     }
 
     /// Starts handing leadership to `to`; [`Raft::leadership`] shows whether it worked. No effect unless this node leads.
+    ///
+    /// From here on the leader proposes nothing and sends no heartbeats, whatever becomes of it. The member is asked once: it
+    /// may not get the question, or not have its log on the disk in time. So whoever wants it to work asks again, this member
+    /// or another one, after [`Raft::transfer_retry`]; a member that stands for election already ignores that.
     pub async fn transfer_leader(&self, to: NodeId) {
         if let Err(fatal) = self.raft.trigger().transfer_leader(to).await {
             tracing::warn!(%fatal, "leadership can't be handed over");
         }
+    }
+
+    /// How long a transfer may take before it is asked for again: longer than one that works, shorter than an election.
+    pub fn transfer_retry(&self) -> Duration {
+        self.transfer_retry
     }
 
     /// Starts a snapshot in the background.

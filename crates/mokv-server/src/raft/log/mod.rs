@@ -46,7 +46,7 @@ pub use tail::ENTRY_OVERHEAD_BYTES;
 
 use reader::ReadRequest;
 use tail::Tail;
-use writer::{Done, Request, Shared, Writer};
+use writer::{Done, Request, Shared, UNDER_WAY_SHARE, Writer};
 
 /// Requests that wait for the writer; who has more to ask waits. More than openraft has under way in common.
 const REQUESTS_MAX: usize = 4096;
@@ -84,7 +84,7 @@ impl Default for LogOptions {
 #[derive(Debug, Clone)]
 pub struct LogStatus {
     /// Whether the next segment has its room on the disk. While it has not, proposals and appends from the leader have to
-    /// be refused before the log sees them; see [`Log::reserve_bytes`].
+    /// be refused before the log sees them; see [`Log::reserve_bytes`] and [`Log::take_allowance`].
     pub has_room: bool,
     /// Why the log stopped for good, if it did.
     pub failure: Option<LogFailure>,
@@ -103,6 +103,7 @@ pub struct Log {
 pub struct LogReader {
     shared: Arc<Shared>,
     reads: mpsc::Sender<ReadRequest>,
+    batch_bytes_max: u64,
 }
 
 impl fmt::Debug for Log {
@@ -134,14 +135,18 @@ impl Log {
         let mut recovered = tasks.run_disk("log-open", recovery).await.map_err(LogError::io("open", &dir))??;
 
         let tail = std::mem::replace(&mut recovered.tail, Tail::new(0));
-        let shared = Arc::new(Shared::new(tail, recovered.spare.is_some()));
+        let current = &recovered.segments.back().expect("there is always one").segment;
+        let left = current.size.saturating_sub(recovered.offset);
+        let shared = Arc::new(Shared::new(tail, recovered.spare.is_some(), options.segment_bytes, left));
         let (requests, requested) = mpsc::channel(REQUESTS_MAX);
         let (reads, asked) = mpsc::channel(READS_MAX);
-        let reserve_bytes = options.segment_bytes / 8 * 3;
+        let reserve_bytes = UNDER_WAY_SHARE.of(options.segment_bytes);
+        // Members have segments of the same size: a message that is larger than the reserve could not be waited with.
+        let batch_bytes_max = BATCH_BYTES_MAX.min(reserve_bytes / 2);
         let writer = Writer::new(shared.clone(), tasks, disk, dir.clone(), options, requested, recovered);
         tasks.spawn_disk("log", writer.run().boxed()).map_err(LogError::io("open", &dir))?;
         tasks.spawn_disk("log-read", reader::run(asked).boxed()).map_err(LogError::io("open", &dir))?;
-        Ok(Self { reader: LogReader { shared, reads }, requests, reserve_bytes })
+        Ok(Self { reader: LogReader { shared, reads, batch_bytes_max }, requests, reserve_bytes })
     }
 
     /// Follows whether the log can go on. When it has failed, the process should end.
@@ -165,6 +170,18 @@ impl Log {
     /// has more under way risks that a full disk ends the process.
     pub fn reserve_bytes(&self) -> u64 {
         self.reserve_bytes
+    }
+
+    /// Whether the entry in this position is in the log, durable or not, or was purged.
+    pub fn has(&self, term: u64, index: u64) -> bool {
+        self.tail().has(term, index)
+    }
+
+    /// Takes so many bytes, counted as for [`Log::reserve_bytes`] and with another [`ENTRY_OVERHEAD_BYTES`] for each append,
+    /// for entries without which nobody can lead. While there is no room, they may be appended if this returns true. The
+    /// allowance is whole again when there is room.
+    pub fn take_allowance(&self, bytes: u64) -> bool {
+        self.reader.shared.take_allowance(bytes)
     }
 
     /// The position of the last entry, durable or not; the purged one if there is no entry.
@@ -295,7 +312,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, BATCH_BYTES_MAX).await
+        self.read(start..end, self.batch_bytes_max).await
     }
 
     /// Reads as the stream is consumed: a restart replays more than should be in memory at once.

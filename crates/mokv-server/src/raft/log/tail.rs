@@ -202,6 +202,14 @@ impl Tail {
         Reading { on_disk: on_disk.collect(), cached: cached.collect() }
     }
 
+    /// Whether the entry in this position is there, or has been purged.
+    pub(super) fn has(&self, term: u64, index: u64) -> bool {
+        match index.checked_sub(self.first) {
+            Some(at) => self.slots.get(at as usize).is_some_and(|slot| slot.term == term),
+            None => !self.is_untouched(),
+        }
+    }
+
     /// Bytes of the entries after this index, about as they are on the disk.
     pub(super) fn bytes_since(&self, index: u64) -> u64 {
         self.bytes_end() - self.bytes_up_to(index.saturating_add(1))

@@ -6,8 +6,9 @@
 //!
 //! A failed write or sync is final: what waits and what comes is refused, nothing is tried again. A full disk is not a
 //! failure as long as the reserve lasts: while it is not known whether the next segment can be made, the writer stays in
-//! the first half of the current one. So when it turns out that it can't, there is half a segment left: three quarters of
-//! it for what callers have under way at that moment, the rest for the votes to come.
+//! the first half of the current one. So when it turns out that it can't, there is half a segment left, of which callers
+//! may have five eighths under way at that moment ([`UNDER_WAY_SHARE`]). Two eighths are for the entries that a new leader
+//! needs before it can lead ([`ALLOWANCE_SHARE`]), the rest is for the votes to come.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +38,26 @@ use crate::runtime::Tasks;
 /// A group is not made larger than this by further requests: those that wait for it should not wait for a device to
 /// write megabytes more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// This part of a segment may be under way, appended and not yet durable, when it turns out that the disk is full.
+pub(super) const UNDER_WAY_SHARE: Share = Share(5);
+
+/// This part of a segment may be appended from then on, entry by entry and only if nobody can lead without: see
+/// [`Log::take_allowance`](super::Log::take_allowance).
+pub(super) const ALLOWANCE_SHARE: Share = Share(2);
+
+/// This part of a segment is for votes, and for the first entry of this node as a leader. What is left of half a segment.
+pub(super) const VOTES_SHARE: Share = Share(8 - UNDER_WAY_SHARE.0 - ALLOWANCE_SHARE.0);
+
+/// Sixteenths of a segment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share(u64);
+
+impl Share {
+    pub(super) fn of(self, segment_bytes: u64) -> u64 {
+        segment_bytes / 16 * self.0
+    }
+}
 
 /// Tells the outcome of a request.
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
@@ -73,12 +94,32 @@ pub(super) struct Shared {
     tail: Mutex<Tail>,
     pub(super) status: watch::Sender<LogStatus>,
     pub(super) metrics: LogMetrics,
+    allowance: Mutex<Allowance>,
+}
+
+/// Bytes of entries that may be appended while there is no room.
+struct Allowance {
+    whole: u64,
+    left: u64,
 }
 
 impl Shared {
-    pub(super) fn new(tail: Tail, has_room: bool) -> Self {
+    /// `segment_left`: the bytes of the current segment that are free.
+    pub(super) fn new(tail: Tail, has_room: bool, segment_bytes: u64, segment_left: u64) -> Self {
         let status = watch::Sender::new(LogStatus { has_room, failure: None });
-        Self { tail: Mutex::new(tail), status, metrics: LogMetrics::new() }
+        let whole = ALLOWANCE_SHARE.of(segment_bytes);
+        // Some of it may have been taken before a restart.
+        let left = whole.min(segment_left.saturating_sub(VOTES_SHARE.of(segment_bytes)));
+        let allowance = Mutex::new(Allowance { whole, left });
+        Self { tail: Mutex::new(tail), status, metrics: LogMetrics::new(), allowance }
+    }
+
+    /// Takes so many bytes of the allowance, if there are as many.
+    pub(super) fn take_allowance(&self, bytes: u64) -> bool {
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = allowance.left.checked_sub(bytes);
+        allowance.left = left.unwrap_or(allowance.left);
+        left.is_some()
     }
 
     pub(super) fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -86,6 +127,11 @@ impl Shared {
     }
 
     fn set_room(&self, has_room: bool) {
+        if has_room {
+            // There is a whole segment now, and half of one when it turns out that there is none after it.
+            let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+            allowance.left = allowance.whole;
+        }
         self.status.send_if_modified(|status| std::mem::replace(&mut status.has_room, has_room) != has_room);
     }
 

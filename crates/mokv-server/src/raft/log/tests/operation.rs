@@ -47,7 +47,7 @@ async fn entries_are_readable_at_once_and_from_the_disk_later() {
 
 #[tokio::test]
 async fn a_batch_is_limited_in_bytes_and_a_stream_has_all() {
-    let large = LogOptions { segment_bytes: 64 << 10, cache_bytes_max: 0 };
+    let large = LogOptions { segment_bytes: 16 << 20, cache_bytes_max: 0 };
     let log = open_with(&SimDisk::default(), large).await.expect("open");
     let entries: Vec<Entry> = (0..30).map(|index| entry(1, index, 100_000)).collect();
     append(&log, entries.clone()).await;
@@ -57,6 +57,54 @@ async fn a_batch_is_limited_in_bytes_and_a_stream_has_all() {
     assert_eq!(streamed, entries[2..]);
     append(&log, vec![entry(1, 30, 2 << 20)]).await;
     assert_eq!(reader.limited_get_log_entries(30, 31).await.expect("at least one").len(), 1);
+}
+
+/// What a follower has let in fits into its reserve, so one message has to.
+#[tokio::test]
+async fn a_batch_fits_into_the_reserve() {
+    let small = LogOptions { segment_bytes: 64 << 10, cache_bytes_max: 0 };
+    let log = open_with(&SimDisk::default(), small).await.expect("open");
+    append(&log, (0..60).map(|index| entry(1, index, 1000)).collect()).await;
+    let batch = log.clone().get_log_reader().await.limited_get_log_entries(0, 60).await.expect("entries");
+    let bytes = batch.len() as u64 * (1000 + ENTRY_OVERHEAD_BYTES);
+    assert!((log.reserve_bytes() / 4..=log.reserve_bytes() / 2).contains(&bytes), "{bytes}");
+}
+
+/// An allowance that was used up stays so, also over a restart, until there is room again. All of it fits, and votes too.
+#[tokio::test]
+async fn the_allowance_of_a_full_disk_is_bounded() {
+    let disk = SimDisk::default();
+    let log = open(&disk).await.expect("open");
+    disk.set_capacity(Some(disk.used()));
+    let end = |log: &Log| log.last().map_or(0, |last| last.index + 1);
+    while log.has_room() {
+        append(&log, vec![entry(1, end(&log), 100)]).await;
+    }
+    let one = 100 + ENTRY_OVERHEAD_BYTES;
+    let under_way = log.reserve_bytes() / one;
+    append(&log, (end(&log)..end(&log) + under_way).map(|index| entry(1, index, 100)).collect()).await;
+    let mut taken = 0;
+    while log.take_allowance(one + ENTRY_OVERHEAD_BYTES) {
+        append(&log, vec![entry(1, end(&log), 100)]).await;
+        taken += 1;
+    }
+    assert!(taken > 0);
+    let mut voting = log.clone();
+    voting.save_vote(&Vote::new(2, 1)).await.expect("vote");
+    assert!(log.status().borrow().failure.is_none());
+
+    let reopened = open(&disk.crash(|_| false)).await.expect("open");
+    let mut again = 0;
+    while reopened.take_allowance(one + ENTRY_OVERHEAD_BYTES) {
+        append(&reopened, vec![entry(1, end(&reopened), 100)]).await;
+        again += 1;
+    }
+    assert!(again <= taken && reopened.status().borrow().failure.is_none());
+
+    disk.set_capacity(None);
+    log.try_reserve();
+    until("there is room", || log.has_room()).await;
+    assert!(log.take_allowance(one));
 }
 
 #[tokio::test]
