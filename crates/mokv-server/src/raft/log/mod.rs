@@ -312,7 +312,11 @@ impl RaftLogReader<TypeConfig> for LogReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, self.batch_bytes_max).await
+        let entries = self.read(start..end, self.batch_bytes_max).await?;
+        // openraft sends what it gets. If the first of them were purged meanwhile, there would be a gap in what a follower
+        // is told to append, and no follower goes on from that. Nothing makes it wait, and send a snapshot in the end.
+        let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(if is_whole { entries } else { Vec::new() })
     }
 
     /// Reads as the stream is consumed: a restart replays more than should be in memory at once.

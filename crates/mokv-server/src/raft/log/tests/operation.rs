@@ -45,6 +45,17 @@ async fn entries_are_readable_at_once_and_from_the_disk_later() {
     assert_eq!(reopened.bytes_since(29), log.bytes_since(29));
 }
 
+/// Entries with a gap before them would be sent as they are.
+#[tokio::test]
+async fn a_batch_that_has_lost_its_beginning_is_empty() {
+    let mut log = open(&SimDisk::default()).await.expect("open");
+    append(&log, (0..20).map(|index| entry(1, index, 10)).collect()).await;
+    log.purge(types::log_id(1, 9)).await.expect("purge");
+    let mut reader = log.clone().get_log_reader().await;
+    assert!(reader.limited_get_log_entries(5, 20).await.expect("entries").is_empty());
+    assert_eq!(reader.limited_get_log_entries(10, 20).await.expect("entries").len(), 10);
+}
+
 #[tokio::test]
 async fn a_batch_is_limited_in_bytes_and_a_stream_has_all() {
     let large = LogOptions { segment_bytes: 16 << 20, cache_bytes_max: 0 };
