@@ -67,8 +67,7 @@ impl Duties {
             self.raft.start_snapshot().await;
         }
         let kept = self.log.droppable_keeping(self.snapshot_log_bytes);
-        let upto =
-            if mutant!(PurgeBeyondSnapshot) { kept.min(progress.committed) } else { kept.min(progress.snapshot) };
+        let upto = kept.min(progress.snapshot);
         if upto > progress.purged {
             self.raft.purge(upto).await;
         }

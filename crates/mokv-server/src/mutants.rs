@@ -59,8 +59,6 @@ mod active {
         TruncationForgotten,
         /// A damaged record ends the log as an unfinished one would, whatever was durable behind it.
         DamageTakenForTornTail,
-        /// The log is purged beyond the snapshot.
-        PurgeBeyondSnapshot,
         /// A restarted leader leads on in its term.
         LeaderRestored,
         /// The leader takes a refused append for a match.

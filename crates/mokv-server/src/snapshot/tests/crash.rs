@@ -280,7 +280,7 @@ async fn every_changed_bit_and_every_cut_is_refused_with_the_file_and_the_place(
     let refused = async |changed: Vec<u8>, at: usize| {
         node.disk.edit(&node.path(&info), |bytes| *bytes = changed.clone());
         let error = snapshots.load(&info).await.expect_err("damaged");
-        assert!(error.to_string().contains(&info.name()) && error.to_string().contains("at byte"), "{error}");
+        assert!(error.to_string().contains(&info.name()) && error.to_string().contains("at offset"), "{error}");
         let SnapshotError::Damaged { path, problem } = error else { panic!("{error}") };
         // A block that got longer is missed at the end of the file; all other damage is found in its block.
         let is_near = problem.problem == Problem::Cut || problem.offset <= at as u64;
