@@ -313,7 +313,7 @@ impl Cluster {
                 return;
             }
             stop_tasks(&slot.state);
-            slot.disk = slot.disk.copy();
+            slot.disk = left_behind(slot.disk.copy());
             slot.state = State::Ended(why.clone());
             slot.excuse
         };
@@ -331,7 +331,7 @@ impl Cluster {
         let mut hosts = self.hosts();
         let slot = &mut hosts[host];
         stop_tasks(&slot.state);
-        slot.disk = slot.disk.copy();
+        slot.disk = left_behind(slot.disk.copy());
         slot.state = State::Off;
         drop(hosts);
         self.inner.trace.note(format_args!("node {host} is killed"));
@@ -346,7 +346,7 @@ impl Cluster {
         let mut hosts = self.hosts();
         let slot = &mut hosts[host];
         stop_tasks(&slot.state);
-        slot.disk = slot.disk.crash(|_| rng.random_bool(kept));
+        slot.disk = left_behind(slot.disk.crash(|_| rng.random_bool(kept)));
         slot.state = State::Off;
         drop(hosts);
         self.inner.trace.note(format_args!("host {host} loses its power, {kept} of what was pending stays"));
@@ -375,7 +375,7 @@ impl Cluster {
             return;
         }
         stop_tasks(&slot.state);
-        slot.disk = slot.disk.copy();
+        slot.disk = left_behind(slot.disk.copy());
         slot.state = State::Off;
         drop(hosts);
         self.inner.trace.note(format_args!("node {host} has stopped"));
@@ -559,6 +559,12 @@ impl Cluster {
     fn rng(&self) -> MutexGuard<'_, SmallRng> {
         self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The disk of a process that is gone, which took the calls with it that were to fail.
+pub(crate) fn left_behind(disk: SimDisk) -> SimDisk {
+    disk.fail_syncs(0);
+    disk
 }
 
 fn with_timeout<T>(message: T) -> Request<T> {

@@ -37,6 +37,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::cluster::left_behind;
 use crate::net::harness;
 use crate::recorder::Recorder;
 use crate::trace::Trace;
@@ -433,7 +434,7 @@ fn entry_hash(entry: &internal::Entry) -> u64 {
 impl Machine {
     /// The machine after its power failed and nothing that was pending had reached the disk.
     fn without_power(&self) -> Self {
-        Self { disk: self.disk.crash(|_| false), ..self.clone() }
+        Self { disk: left_behind(self.disk.crash(|_| false)), ..self.clone() }
     }
 
     /// Reads the disk as a starting node does.
