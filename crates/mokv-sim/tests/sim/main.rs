@@ -1,0 +1,11 @@
+//! Named scenarios under simulation: a fault, what is expected then, and several seeds of it.
+//!
+//! Whatever a scenario asserts itself, each of its runs ends as every run does: the cluster recovers, the invariants held
+//! all the time, and the history is legal. A seed that failed runs again, with all its events printed, by
+//! `MOKV_SIM_SEED=7 cargo test -p mokv-sim --test sim s19`.
+
+mod disks;
+mod files;
+mod lifecycle;
+mod scenario;
+mod states;
