@@ -290,25 +290,34 @@ fn s22_older_files_among_newer_ones_are_refused() {
 }
 
 #[test]
-fn s24_a_leader_with_slow_syncs_stays_leader_and_writes_go_on() {
-    each_seed(0..8, three, |world| async move {
+fn s24_slow_syncs_cause_no_election_and_writes_go_on() {
+    each_seed(0..9, three, |world| async move {
         let cluster = &world.cluster;
         let load = world.load();
         progress(&world, 20).await?;
         let leading = leader(&world).await?;
         let term = || cluster.all_running().iter().map(|(_, running)| running.node.status().term).max();
         let before = term();
-        cluster.disk_control(leading).set(|behaviour| {
-            (behaviour.sync_min, behaviour.sync_max) = (SLOW_SYNC, SLOW_SYNC);
-        });
+        let slow = match cluster.plan().seed % 3 {
+            0 => vec![leading],
+            1 => vec![(leading + 1) % 3],
+            _ => vec![0, 1, 2],
+        };
+        for host in &slow {
+            let control = cluster.disk_control(*host);
+            control.set(|behaviour| (behaviour.sync_min, behaviour.sync_max) = (SLOW_SYNC, SLOW_SYNC));
+        }
         let revision = cluster.observer().revision();
         sleep(LONG).await;
         let writes = cluster.observer().revision() - revision;
         ensure(term() == before, format_args!("the term went from {before:?} to {:?}", term()))?;
         ensure(cluster.leader() == Some(leading), "it still leads")?;
-        // The two others are a majority.
-        ensure(writes > 20 * LONG.as_secs(), format_args!("{writes} writes in {LONG:?}"))?;
-        cluster.disk_control(leading).set(|behaviour| *behaviour = Behaviour::default());
+        // Two that are fast are a majority; otherwise each sync takes all that came during the one before.
+        let expected = if slow.len() == 1 { 20 * LONG.as_secs() } else { LONG.as_secs() / SLOW_SYNC.as_secs() };
+        ensure(writes >= expected, format_args!("{writes} writes in {LONG:?} with slow {slow:?}"))?;
+        for host in slow {
+            cluster.disk_control(host).set(|behaviour| *behaviour = Behaviour::default());
+        }
         load.stop().await;
         Ok(())
     });
