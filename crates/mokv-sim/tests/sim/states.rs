@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mokv_check::{Op, Outcome};
+use mokv_check::{Answer, Op, Outcome, Read};
+use mokv_sim::client::Client;
 use mokv_sim::plan::Plan;
 use mokv_sim::run::World;
 use tokio::runtime::Handle;
@@ -103,17 +104,8 @@ fn s39_a_full_memory_refuses_growth_and_takes_deletes() {
         }
         ensure(memory() == full, "what was refused takes no memory")?;
 
-        let listed = mokv_check::Read::linearizable();
         for prefix in ["fill-", "key-"] {
-            let Outcome::Ok { answer: mokv_check::Answer::List { pairs, .. } } = client.list(prefix, listed).await
-            else {
-                continue;
-            };
-            for pair in pairs {
-                let deleted = client.write(Op::Delete { key: pair.key.clone() }, false).await;
-                let is_refused = matches!(&deleted, Outcome::Failed { reason } if reason.contains("QUOTA"));
-                ensure(!is_refused, format_args!("a delete of {}: {deleted:?}", pair.key))?;
-            }
+            delete_all(&mut client, prefix).await?;
         }
         let value = set(&mut client_at(&world, 1, 61), "room").await?;
         let found = get(&mut client, "room").await?;
@@ -122,6 +114,24 @@ fn s39_a_full_memory_refuses_growth_and_takes_deletes() {
         world.compare_states().await;
         Ok(())
     });
+}
+
+/// Deletes all keys with the prefix, none of which may be refused.
+async fn delete_all(client: &mut Client, prefix: &str) -> Expected {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.list(prefix, Read::linearizable()).await {
+            Outcome::Ok { answer: Answer::List { pairs, .. } } if pairs.is_empty() => return Ok(()),
+            Outcome::Ok { answer: Answer::List { pairs, .. } } => {
+                for pair in pairs {
+                    let deleted = client.write(Op::Delete { key: pair.key.clone() }, false).await;
+                    let is_refused = matches!(&deleted, Outcome::Failed { reason } if reason.contains("QUOTA"));
+                    ensure(!is_refused, format_args!("a delete of {}: {deleted:?}", pair.key))?;
+                }
+            }
+            outcome => ensure(Instant::now() < deadline, format_args!("can't list {prefix}: {outcome:?}"))?,
+        }
+    }
 }
 
 async fn growth_is_refused(world: &World, host: usize) -> Expected {
