@@ -1,7 +1,7 @@
 //! A node's disk: the server's simulated disk ([`SimDisk`]) with the time that calls take, and faults.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::trace::Trace;
 /// How a disk behaves. Changed while it is in use.
 #[derive(Debug, Clone)]
 pub struct Behaviour {
+    /// A sync takes at least this long.
+    pub sync_min: Duration,
     /// A sync takes up to this long.
     pub sync_max: Duration,
     /// Any other call takes up to this long.
@@ -27,16 +29,80 @@ pub struct Behaviour {
     pub fail_sync: bool,
     /// The next write fails.
     pub fail_write: bool,
+    /// Calls of some kinds fail, for as long as this is set.
+    pub refusal: Option<Refusal>,
+    /// The next such call hangs before it has an effect, and all others from then on.
+    pub hang_before: Option<Step>,
+}
+
+/// A state of a machine in which some calls to its disk fail and others don't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The file system was mounted again, to be read only. Files that were open for writing can still be synced.
+    ReadOnly,
+    /// Somebody deleted the directories. Files that were open are still there for who has them open.
+    Deleted,
+    /// The process has as many files open as it may.
+    NoDescriptors,
+}
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// A file is opened that is there.
+    Open,
+    /// A file is created.
+    Create,
+    /// A file is written, or gets another size.
+    Write,
+    /// A file gets another name, which is the one that counts.
+    Rename,
+    /// A file is removed.
+    Remove,
+    /// A directory is synced.
+    SyncDir,
+}
+
+/// A call of this kind to a file or directory whose path ends so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The kind of call.
+    pub call: Call,
+    /// The end of the path.
+    pub path_end: &'static str,
+}
+
+impl Refusal {
+    fn check(self, call: Call) -> io::Result<()> {
+        /// Too many open files.
+        const EMFILE: i32 = 24;
+        match (self, call) {
+            (Self::ReadOnly, Call::Create | Call::Write | Call::Rename | Call::Remove) => {
+                Err(io::ErrorKind::ReadOnlyFilesystem.into())
+            }
+            (Self::Deleted, Call::Open | Call::Create | Call::Rename | Call::Remove | Call::SyncDir) => {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            // A directory is opened to be synced.
+            (Self::NoDescriptors, Call::Open | Call::Create | Call::SyncDir) => {
+                Err(io::Error::from_raw_os_error(EMFILE))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
+            sync_min: Duration::ZERO,
             sync_max: Duration::from_micros(800),
             call_max: Duration::from_micros(40),
             is_hung: false,
             fail_sync: false,
             fail_write: false,
+            refusal: None,
+            hang_before: None,
         }
     }
 }
@@ -69,7 +135,7 @@ impl Control {
     /// Whether a call is to fail that has not come yet.
     pub fn is_about_to_fail(&self) -> bool {
         let behaviour = self.behaviour.borrow();
-        behaviour.fail_sync || behaviour.fail_write
+        behaviour.fail_sync || behaviour.fail_write || behaviour.refusal.is_some()
     }
 
     /// The disk with this behaviour.
@@ -77,9 +143,13 @@ impl Control {
         Arc::new(TimedDisk { disk, control: self.clone() })
     }
 
-    async fn take_time(&self, max: Duration) {
-        let time = max.mul_f64(self.rng().random::<f64>().powi(3));
+    async fn take_time(&self, min: Duration, max: Duration) {
+        let time = min + max.saturating_sub(min).mul_f64(self.rng().random::<f64>().powi(3));
         sleep(time).await;
+        self.while_hung().await;
+    }
+
+    async fn while_hung(&self) {
         let mut behaviour = self.behaviour.subscribe();
         // The sender lives in `self`.
         drop(behaviour.wait_for(|now| !now.is_hung).await);
@@ -88,7 +158,26 @@ impl Control {
     async fn call(&self) {
         let max = self.behaviour.borrow().call_max;
         if !max.is_zero() {
-            self.take_time(max).await;
+            self.take_time(Duration::ZERO, max).await;
+        }
+    }
+
+    async fn sync(&self) {
+        let Behaviour { sync_min, sync_max, .. } = self.get();
+        self.take_time(sync_min, sync_max).await;
+    }
+
+    /// Hangs or fails a call that is to hang or fail, before it has an effect.
+    async fn before(&self, call: Call, path: &Path) -> io::Result<()> {
+        let is_due = |step: &Step| step.call == call && path.to_string_lossy().ends_with(step.path_end);
+        if self.get().hang_before.is_some_and(|step| is_due(&step)) {
+            self.trace.note(format_args!("disk {} hangs before {call:?} {}", self.node, path.display()));
+            self.set(|behaviour| (behaviour.is_hung, behaviour.hang_before) = (true, None));
+            self.while_hung().await;
+        }
+        match self.get().refusal {
+            Some(refusal) => refusal.check(call),
+            None => Ok(()),
         }
     }
 
@@ -121,14 +210,18 @@ impl Disk for TimedDisk {
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> DiskFuture<'a, Arc<dyn File>> {
         Box::pin(async move {
             self.control.call().await;
+            let call = if mode == OpenMode::CreateNew { Call::Create } else { Call::Open };
+            self.control.before(call, path).await?;
             let file = self.disk.open(path, mode).await?;
-            Ok(Arc::new(TimedFile { disk: self.disk.clone(), file, control: self.control.clone() }) as Arc<dyn File>)
+            let (disk, control, path) = (self.disk.clone(), self.control.clone(), path.to_path_buf());
+            Ok(Arc::new(TimedFile { disk, file, control, path }) as Arc<dyn File>)
         })
     }
 
     fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             self.control.call().await;
+            self.control.before(Call::Rename, to).await?;
             self.disk.rename(from, to).await
         })
     }
@@ -136,13 +229,15 @@ impl Disk for TimedDisk {
     fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             self.control.call().await;
+            self.control.before(Call::Remove, path).await?;
             self.disk.remove(path).await
         })
     }
 
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()> {
         Box::pin(async move {
-            self.control.take_time(self.control.get().sync_max).await;
+            self.control.sync().await;
+            self.control.before(Call::SyncDir, dir).await?;
             self.disk.sync_dir(dir).await
         })
     }
@@ -156,6 +251,7 @@ struct TimedFile {
     disk: SimDisk,
     file: Arc<dyn File>,
     control: Control,
+    path: PathBuf,
 }
 
 impl File for TimedFile {
@@ -173,6 +269,7 @@ impl File for TimedFile {
     fn write_at<'a>(&'a self, offset: u64, data: &'a [u8]) -> DiskFuture<'a, ()> {
         Box::pin(async move {
             self.control.call().await;
+            self.control.before(Call::Write, &self.path).await?;
             if self.control.takes(|behaviour| &mut behaviour.fail_write) {
                 self.control.trace.note(format_args!("disk {} fails a write", self.control.node));
                 return Err(io::Error::other("simulated failure of a write"));
@@ -184,13 +281,14 @@ impl File for TimedFile {
     fn set_size(&self, size: u64) -> DiskFuture<'_, ()> {
         Box::pin(async move {
             self.control.call().await;
+            self.control.before(Call::Write, &self.path).await?;
             self.file.set_size(size).await
         })
     }
 
     fn sync(&self) -> DiskFuture<'_, ()> {
         Box::pin(async move {
-            self.control.take_time(self.control.get().sync_max).await;
+            self.control.sync().await;
             if self.control.takes(|behaviour| &mut behaviour.fail_sync) {
                 self.control.trace.note(format_args!("disk {} fails a sync", self.control.node));
                 self.disk.fail_syncs(1);
