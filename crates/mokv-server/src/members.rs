@@ -231,11 +231,16 @@ impl Node {
         if self.view(node_id)?.is_voter {
             return self.view(node_id);
         }
-        while self.view(node_id)?.lag.is_none_or(|lag| lag > PROMOTE_LAG_MAX) {
+        while !self.has_caught_up(node_id)? {
             sleep(POLL).await;
         }
         self.retrying(deadline, || self.raft().promote(node_id)).await?;
         self.view(node_id)
+    }
+
+    fn has_caught_up(&self, node_id: NodeId) -> Result<bool, RequestError> {
+        let lag = self.view(node_id)?.lag;
+        Ok(self.raft().has_entries(node_id) && lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX))
     }
 
     async fn remove(

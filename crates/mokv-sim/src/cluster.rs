@@ -401,6 +401,14 @@ impl Cluster {
         self.inner.trace.note(format_args!("node {host} goes on"));
     }
 
+    /// Cuts a host off from all others, in both directions, until the network is healed.
+    pub fn isolate(&self, host: usize) {
+        for other in (0..self.len()).filter(|other| *other != host) {
+            self.inner.net.cut(host, other);
+            self.inner.net.cut(other, host);
+        }
+    }
+
     /// Puts an empty disk into a host without a node: what starts there next is a new node.
     pub fn replace_disk(&self, host: usize) {
         let mut hosts = self.hosts();

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
     ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
@@ -96,6 +97,8 @@ struct State {
     /// (from, to): takes longer by this.
     slow: BTreeMap<(usize, usize), Duration>,
     connections: BTreeMap<(usize, usize, Lane), Connection>,
+    /// The next snapshot's connection breaks when so many chunks were sent.
+    snapshot_chunks_max: Option<u64>,
 }
 
 struct Host {
@@ -120,6 +123,7 @@ impl Net {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             connections: BTreeMap::new(),
+            snapshot_chunks_max: None,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), trace, observer }
     }
@@ -204,6 +208,20 @@ impl Net {
     pub fn reset(&self, host: usize) {
         let mut state = self.state();
         self.break_of(&mut state, host);
+    }
+
+    /// Breaks the connection of every snapshot, each at one chunk more than the one before, beginning with the first chunk,
+    /// until one comes through whole.
+    pub fn break_snapshots(&self) {
+        self.state().snapshot_chunks_max = Some(1);
+    }
+
+    /// After how many chunks the snapshot breaks that is sent now.
+    fn take_snapshot_chunks_max(&self) -> Option<u64> {
+        let mut state = self.state();
+        let now = state.snapshot_chunks_max;
+        state.snapshot_chunks_max = now.map(|chunks| chunks + 1);
+        now
     }
 
     fn connections_of(&self, host: usize) -> Vec<Connection> {
@@ -713,7 +731,15 @@ impl Peer for SimPeer {
         let way = self.connect().await?;
         self.net.trace.count("peer.Snapshot");
         self.note(&way, "snapshot begins");
-        let (arriving, at_caller) = way.stream(&self.tasks, chunks, |_| {});
+        let (there, chunks_max) = (way.clone(), self.net.take_snapshot_chunks_max());
+        let sent = AtomicU64::new(0);
+        let on_chunk = move |_: &SnapshotChunk| {
+            if Some(sent.fetch_add(1, Ordering::Relaxed) + 1) == chunks_max {
+                there.net.trace.count("fault.snapshot broken");
+                there.break_now();
+            }
+        };
+        let (arriving, at_caller) = way.stream(&self.tasks, chunks, on_chunk);
         way.travel().await?;
         let service = self.service(&way, false)?;
         let tasks = service.node().tasks().clone();
@@ -732,6 +758,10 @@ impl Peer for SimPeer {
             () = way.broken() => Err(broken()),
         };
         way.back().travel().await?;
+        if answered.is_ok() {
+            self.net.trace.count("net.snapshot received");
+            self.net.state().snapshot_chunks_max = None;
+        }
         self.note(&way, format_args!("snapshot ends: {:?}", answered.as_ref().map(drop).map_err(Status::message)));
         answered
     }
@@ -742,6 +772,9 @@ impl Peer for SimPeer {
             let trace = trace.clone();
             move |way: &Way, request: &ForwardRequest| {
                 trace.note(format_args!("{}>{} forward {}", way.from, way.to, request.items.len()));
+                if request.items.iter().any(|item| matches!(item.call, Some(Call::Command(_)))) {
+                    trace.count(format!("forward.{}>{}", way.from, way.to));
+                }
             }
         };
         let on_answer = move |way: &Way, answer: &ForwardResponse| {

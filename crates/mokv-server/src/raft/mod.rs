@@ -319,6 +319,14 @@ impl Raft {
             .collect()
     }
 
+    /// Whether this node leads and knows of an entry that the member has. A member of which it knows none may lack all, a
+    /// snapshot included: then a small lag only says that the log is short.
+    pub fn has_entries(&self, node_id: NodeId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.replication.as_ref().and_then(|matched| matched.get(&node_id)).is_some_and(Option::is_some)
+    }
+
     /// Where this node stands in the log.
     pub fn progress(&self) -> Progress {
         let metrics = self.raft.metrics();

@@ -5,12 +5,17 @@
 //! all the time, and the history is legal. A seed that failed runs again, with all its events printed, by
 //! `MOKV_SIM_SEED=7 cargo test -p mokv-sim --test sim s19`.
 
+mod calls;
 mod disks;
 mod files;
 mod full_disk;
 mod hand_over;
+mod leadership;
 mod lifecycle;
+mod reads;
 mod repeatable;
 mod scenario;
+mod sessions;
+mod snapshots;
 mod states;
 mod swarm;
