@@ -21,7 +21,7 @@ lint: ## Format and lints, warnings denied
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 docs: ## API documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings --cfg tokio_unstable" cargo doc --workspace --no-deps --locked
 
 compat: ## A Python client of the original contract against a real cluster (needs python3; fetches grpcio-tools)
 	cargo build --locked

@@ -1,6 +1,6 @@
 //! Bugs on purpose: each breaks one promise, and the simulator has to notice (`make mutants`).
 //!
-//! They exist only under `--cfg mokv_mutants`; otherwise [`mutant!`] is `false` and nothing of them is compiled. One at a
+//! They exist only under `--cfg mokv_mutants`; otherwise `mutant!` is `false` and nothing of them is compiled. One at a
 //! time is active, in one thread.
 
 /// Whether this mutant is active. Stands where the bug would.
