@@ -50,17 +50,7 @@ pub struct MemberView {
 impl Node {
     /// The members, in the order of their names.
     pub fn members(&self) -> Vec<MemberView> {
-        let leader = self.raft().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
-        let view = |member: Member| MemberView {
-            is_leader: leader == Some(member.node_id),
-            node_id: member.node_id,
-            name: member.info.name,
-            rpc_addr: member.info.rpc_addr,
-            is_voter: member.is_voter,
-            lag: member.lag,
-            last_heard: member.last_heard,
-        };
-        let mut members: Vec<MemberView> = self.raft().members().into_iter().map(view).collect();
+        let mut members: Vec<MemberView> = self.raft().members().iter().map(|member| self.view_of(member)).collect();
         members.sort_by(|a, b| (&a.name, a.node_id).cmp(&(&b.name, b.node_id)));
         members
     }
@@ -135,19 +125,12 @@ impl Node {
     ) -> Result<cluster::Member, RequestError> {
         let doing = async {
             match change {
-                Change::Add(request) => {
-                    self.membership_settled().await?;
-                    self.add(request, deadline).await
-                }
+                Change::Add(request) => self.add(request, deadline).await,
                 Change::Promote(request) => {
-                    self.membership_settled().await?;
-                    let member = self.find(&request.member)?;
+                    let member = find(&self.settled_members().await?, &request.member)?;
                     self.promote(member.node_id, deadline).await
                 }
-                Change::Remove(request) => {
-                    self.membership_settled().await?;
-                    self.remove(request, deadline).await
-                }
+                Change::Remove(request) => self.remove(request, deadline).await,
                 Change::Transfer(request) => self.transfer(&request.member, deadline).await,
             }
         };
@@ -159,22 +142,24 @@ impl Node {
         }
     }
 
-    /// Waits for the end of a change that another call, or another leader, has begun. Until it is committed a node may seem
-    /// to have a vote, or to be gone, and nobody may rely on it.
-    async fn membership_settled(&self) -> Result<(), RequestError> {
-        while !self.raft().is_membership_settled() {
+    /// The members, once no change is under way that another call, or another leader, has begun. Until it is committed a
+    /// node may seem to have a vote, or to be gone.
+    async fn settled_members(&self) -> Result<Vec<Member>, RequestError> {
+        loop {
+            if let Some(members) = self.raft().settled_members() {
+                return Ok(members);
+            }
             if !leads(&self.raft().leadership().borrow()) {
                 return Err(RequestError::Unavailable { reason: "leadership changed: call again".into() });
             }
             sleep(POLL).await;
         }
-        Ok(())
     }
 
     async fn add(&self, request: cluster::AddMemberRequest, deadline: Instant) -> Result<MemberView, RequestError> {
         let rpc_addr = request.rpc_addr;
         let newcomer = self.identify(&rpc_addr).await?;
-        let known = self.raft().members();
+        let known = self.settled_members().await?;
         match known.iter().find(|member| member.node_id == newcomer.node_id) {
             Some(member) if member.info.rpc_addr != rpc_addr => {
                 return Err(RequestError::Refused(format!(
@@ -191,7 +176,7 @@ impl Node {
             }
         }
         match request.learner {
-            true => self.view(newcomer.node_id),
+            true => Ok(self.view_of(&self.settled_member(newcomer.node_id).await?)),
             false => self.promote(newcomer.node_id, deadline).await,
         }
     }
@@ -228,19 +213,18 @@ impl Node {
     }
 
     async fn promote(&self, node_id: NodeId, deadline: Instant) -> Result<MemberView, RequestError> {
-        if self.view(node_id)?.is_voter {
-            return self.view(node_id);
-        }
-        while !self.has_caught_up(node_id)? {
+        loop {
+            let member = self.settled_member(node_id).await?;
+            if member.is_voter {
+                return Ok(self.view_of(&member));
+            }
+            if self.raft().has_entries(node_id) && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX) {
+                break;
+            }
             sleep(POLL).await;
         }
         self.retrying(deadline, || self.raft().promote(node_id)).await?;
         self.view(node_id)
-    }
-
-    fn has_caught_up(&self, node_id: NodeId) -> Result<bool, RequestError> {
-        let lag = self.view(node_id)?.lag;
-        Ok(self.raft().has_entries(node_id) && lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX))
     }
 
     async fn remove(
@@ -248,13 +232,12 @@ impl Node {
         request: cluster::RemoveMemberRequest,
         deadline: Instant,
     ) -> Result<MemberView, RequestError> {
-        let leaving = self.find(&request.member)?;
+        let leaving = find(&self.settled_members().await?, &request.member)?;
         if !request.force {
             self.check_quorum_without(&leaving)?;
         }
-        let view = self.view(leaving.node_id)?;
         self.retrying(deadline, || self.raft().remove(leaving.node_id, leaving.is_voter)).await?;
-        Ok(view)
+        Ok(self.view_of(&leaving))
     }
 
     fn check_quorum_without(&self, leaving: &Member) -> Result<(), RequestError> {
@@ -280,7 +263,7 @@ impl Node {
         if to.is_empty() {
             maintenance::hand_over(self.node_id(), self.raft(), |_| true, grace).await;
         } else {
-            let to = self.find(to)?;
+            let to = find(&self.raft().members(), to)?;
             if !to.is_voter {
                 return Err(RequestError::Refused(format!("{} is a learner and can't lead", to.info.name)));
             }
@@ -324,21 +307,42 @@ impl Node {
         }
     }
 
-    /// The member with this node id or this name.
-    fn find(&self, id_or_name: &str) -> Result<Member, RequestError> {
-        let members = self.raft().members();
-        let id = id_or_name.parse::<NodeId>().ok();
-        let found = members.iter().find(|member| Some(member.node_id) == id || member.info.name == id_or_name);
-        found.cloned().ok_or_else(|| {
-            let names: Vec<&str> = members.iter().map(|member| member.info.name.as_str()).collect();
-            RequestError::NotFound(format!("no member is called {id_or_name}; there are {}", names.join(", ")))
-        })
+    fn view_of(&self, member: &Member) -> MemberView {
+        let leader = self.raft().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
+        MemberView {
+            is_leader: leader == Some(member.node_id),
+            node_id: member.node_id,
+            name: member.info.name.clone(),
+            rpc_addr: member.info.rpc_addr.clone(),
+            is_voter: member.is_voter,
+            lag: member.lag,
+            last_heard: member.last_heard,
+        }
+    }
+
+    async fn settled_member(&self, node_id: NodeId) -> Result<Member, RequestError> {
+        let found = self.settled_members().await?.into_iter().find(|member| member.node_id == node_id);
+        found.ok_or_else(|| no_member_any_more(node_id))
     }
 
     fn view(&self, node_id: NodeId) -> Result<MemberView, RequestError> {
         let found = self.members().into_iter().find(|member| member.node_id == node_id);
-        found.ok_or_else(|| RequestError::NotFound(format!("node {node_id} is no member any more")))
+        found.ok_or_else(|| no_member_any_more(node_id))
     }
+}
+
+/// The member with this node id or this name.
+fn find(members: &[Member], id_or_name: &str) -> Result<Member, RequestError> {
+    let id = id_or_name.parse::<NodeId>().ok();
+    let found = members.iter().find(|member| Some(member.node_id) == id || member.info.name == id_or_name);
+    found.cloned().ok_or_else(|| {
+        let names: Vec<&str> = members.iter().map(|member| member.info.name.as_str()).collect();
+        RequestError::NotFound(format!("no member is called {id_or_name}; there are {}", names.join(", ")))
+    })
+}
+
+fn no_member_any_more(node_id: NodeId) -> RequestError {
+    RequestError::NotFound(format!("node {node_id} is no member any more"))
 }
 
 /// A member, as messages have it.

@@ -21,7 +21,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{RaftLogStorage, Snapshot};
-use openraft::{ChangeMembers, Config, Instant, Precondition, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Instant, Precondition, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use self::log::Log;
@@ -294,8 +294,21 @@ impl Raft {
 
     /// The members, as the latest membership in this node's log has them.
     pub fn members(&self) -> Vec<Member> {
+        self.members_in(&self.raft.metrics().borrow_watched())
+    }
+
+    /// The members, if the latest membership in this node's log is committed and not in the middle of a change. One that is
+    /// not may yet be undone, and nobody may rely on it.
+    pub fn settled_members(&self) -> Option<Vec<Member>> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let stored = &metrics.membership_config;
+        let is_settled =
+            stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed;
+        (is_settled || mutant!(MembershipUncommitted)).then(|| self.members_in(&metrics))
+    }
+
+    fn members_in(&self, metrics: &RaftMetrics<TypeConfig>) -> Vec<Member> {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         let last_log = metrics.last_log_index.unwrap_or(0);
@@ -383,15 +396,6 @@ impl Raft {
             }),
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Unknown(fatal.to_string())),
         }
-    }
-
-    /// Whether the membership is committed and not in the middle of a change. What is not may yet be undone.
-    pub fn is_membership_settled(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let stored = &metrics.membership_config;
-        mutant!(MembershipUncommitted)
-            || stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed
     }
 
     /// Finishes a change of the membership that its leader did not live to finish. No effect if there is none.
@@ -552,7 +556,7 @@ async fn publish_leadership(raft: openraft::Raft<TypeConfig, StateMachine>, publ
     }
 }
 
-fn leadership(metrics: &openraft::RaftMetrics<TypeConfig>) -> Leadership {
+fn leadership(metrics: &RaftMetrics<TypeConfig>) -> Leadership {
     let info = |id: NodeId| Some((id, metrics.membership_config.membership().get_node(&id)?.clone()));
     let failure = match &metrics.running_state {
         Ok(()) | Err(openraft::errors::Fatal::Stopped) => None,
