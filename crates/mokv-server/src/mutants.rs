@@ -47,6 +47,8 @@ mod active {
     mutants! {
         /// Log entries are acknowledged before they are synced.
         AcknowledgeBeforeSync,
+        /// Entries are acknowledged while those before them wait for the sync (openraft #1960).
+        FlushedOutOfOrder,
         /// The log is never synced.
         SkipLogSync,
         /// A vote is answered before it is on the disk.

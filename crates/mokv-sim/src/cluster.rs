@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tonic::codegen::http;
 use tonic::{Request, Status};
 use tower::util::BoxCloneSyncService;
 
-use crate::disk::Control;
+use crate::disk::{Behaviour, Control};
 use crate::net::{Net, harness};
 use crate::observer::Observer;
 use crate::plan::Plan;
@@ -38,6 +39,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a change of the membership may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A node whose log has failed ends within this time.
+const FAILURE_NOTICED_MAX: Duration = Duration::from_millis(50);
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -60,6 +64,7 @@ struct Inner {
     rng: Mutex<SmallRng>,
     /// Changes whenever a node came or went.
     changed: watch::Sender<u64>,
+    is_formed: AtomicBool,
 }
 
 struct Host {
@@ -132,6 +137,7 @@ impl Cluster {
             hosts: Mutex::default(),
             rng: Mutex::new(rng),
             changed: watch::Sender::default(),
+            is_formed: AtomicBool::new(false),
         };
         let cluster = Self { inner: Arc::new(inner) };
         for _ in 0..nodes {
@@ -147,10 +153,11 @@ impl Cluster {
         let addr = format!("host-{number}:8400");
         self.inner.net.add_host(addr.clone());
         let rng = seed::generator(self.inner.plan.seed, &format!("disk {number}"));
+        let usual = Behaviour { sync_max: self.inner.plan.sync_max, ..Behaviour::default() };
         hosts.push(Host {
             addr,
             disk: SimDisk::default(),
-            control: Control::new(number, self.inner.trace.clone(), rng),
+            control: Control::new(number, self.inner.trace.clone(), rng, usual),
             starts: 0,
             state: State::Off,
             excuse: None,
@@ -298,6 +305,7 @@ impl Cluster {
         let watchers = vec![
             harness(tap(self.clone(), node.clone())),
             harness(watch_failure(self.clone(), host, start, node.clone())),
+            harness(watch_log(self.clone(), host, node.clone())),
         ];
         slot.state = State::On(Running { node, service, watchers });
         drop(hosts);
@@ -415,7 +423,7 @@ impl Cluster {
         let slot = &mut hosts[host];
         assert!(matches!(slot.state, State::Off | State::Ended(_)), "a node runs on the disk that is to be replaced");
         slot.disk = SimDisk::default();
-        slot.control.set(|behaviour| *behaviour = crate::disk::Behaviour::default());
+        slot.control.restore();
         slot.state = State::Off;
         slot.excuse = None;
         slot.bootstrap = false;
@@ -433,34 +441,44 @@ impl Cluster {
     /// Makes the node on a host a member, as an operator would: again and again until it is one, or until the deadline. A
     /// node that is down is started.
     pub async fn join(&self, host: usize, deadline: Instant) -> bool {
-        self.until(deadline, || async {
-            self.start(host);
-            let addr = self.hosts()[host].addr.clone();
-            self.change(|mut operator| {
-                let request = with_timeout(AddMemberRequest { rpc_addr: addr.clone(), learner: false });
-                async move { operator.add_member(request).await.map(drop) }
+        let has_joined = self
+            .until(deadline, || async {
+                self.start(host);
+                let addr = self.hosts()[host].addr.clone();
+                self.change(|mut operator| {
+                    let request = with_timeout(AddMemberRequest { rpc_addr: addr.clone(), learner: false });
+                    async move { operator.add_member(request).await.map(drop) }
+                })
+                .await
             })
-            .await
-        })
-        .await
+            .await;
+        if let (true, Some(node_id)) = (has_joined, self.node_id(host)) {
+            self.inner.observer.membership_changed(node_id, true).await;
+        }
+        has_joined
     }
 
     /// Removes a member, as an operator would.
     pub async fn remove(&self, node_id: NodeId, deadline: Instant) -> bool {
-        self.until(deadline, || async {
-            let removed = self
-                .change(|mut operator| {
-                    let request = RemoveMemberRequest { member: node_id.to_string(), force: false };
-                    async move { operator.remove_member(with_timeout(request)).await.map(drop) }
-                })
-                .await;
-            match removed {
-                // An attempt before, of which nobody heard.
-                Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
-                other => other,
-            }
-        })
-        .await
+        let is_removed = self
+            .until(deadline, || async {
+                let removed = self
+                    .change(|mut operator| {
+                        let request = RemoveMemberRequest { member: node_id.to_string(), force: false };
+                        async move { operator.remove_member(with_timeout(request)).await.map(drop) }
+                    })
+                    .await;
+                match removed {
+                    // An attempt before, of which nobody heard.
+                    Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+                    other => other,
+                }
+            })
+            .await;
+        if is_removed {
+            self.inner.observer.membership_changed(node_id, false).await;
+        }
+        is_removed
     }
 
     /// Asks for a promotion, which has no effect for a voter.
@@ -535,6 +553,12 @@ impl Cluster {
                 return self.inner.trace.violate(format_args!("node {host} could not join"));
             }
         }
+        self.inner.is_formed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all nodes have become one cluster. Until then each may have what no other has.
+    pub fn is_formed(&self) -> bool {
+        self.inner.is_formed.load(Ordering::Relaxed)
     }
 
     /// Waits until `is_reached`, looking every few milliseconds. False if it is not by the deadline.
@@ -609,6 +633,16 @@ async fn tap(cluster: Cluster, node: Node) {
 async fn watch_failure(cluster: Cluster, host: usize, start: u64, node: Node) {
     let why = node.failed().await;
     cluster.failed(host, start, why);
+}
+
+/// A node whose log has failed must not go on as if it had one.
+async fn watch_log(cluster: Cluster, host: usize, node: Node) {
+    let mut status = node.log().status();
+    let Some(why) = status.wait_for(|now| now.failure.is_some()).await.ok().and_then(|now| now.failure.clone()) else {
+        return;
+    };
+    sleep(FAILURE_NOTICED_MAX).await;
+    cluster.trace().violate(format_args!("node {host} goes on, though its log has failed: {why}"));
 }
 
 thread_local! {

@@ -112,14 +112,26 @@ impl Default for Behaviour {
 pub struct Control {
     node: usize,
     trace: Trace,
+    usual: Behaviour,
     behaviour: Arc<watch::Sender<Behaviour>>,
     rng: Arc<Mutex<SmallRng>>,
 }
 
 impl Control {
-    /// The control of the disk of node number `node`.
-    pub fn new(node: usize, trace: Trace, rng: SmallRng) -> Self {
-        Self { node, trace, behaviour: Arc::new(watch::Sender::default()), rng: Arc::new(Mutex::new(rng)) }
+    /// The control of the disk of node number `node`, which behaves as `usual` unless it is told otherwise.
+    pub fn new(node: usize, trace: Trace, rng: SmallRng, usual: Behaviour) -> Self {
+        let behaviour = Arc::new(watch::Sender::new(usual.clone()));
+        Self { node, trace, usual, behaviour, rng: Arc::new(Mutex::new(rng)) }
+    }
+
+    /// Lets the disk behave as it usually does.
+    pub fn restore(&self) {
+        self.behaviour.send_replace(self.usual.clone());
+    }
+
+    /// Lets syncs take as long as they usually do.
+    pub fn restore_syncs(&self) {
+        self.set(|behaviour| (behaviour.sync_min, behaviour.sync_max) = (self.usual.sync_min, self.usual.sync_max));
     }
 
     /// Changes how the disk behaves from now on.

@@ -76,7 +76,7 @@ impl Nemesis {
         cluster.net().heal();
         cluster.net().set_weather(crate::net::Weather::default());
         for host in 0..cluster.len() {
-            cluster.disk_control(host).set(|behaviour| *behaviour = crate::disk::Behaviour::default());
+            cluster.disk_control(host).restore();
             cluster.disk(host).set_capacity(None);
             cluster.resume(host);
             if self.damaged() != Some(host) {
@@ -125,10 +125,7 @@ impl Nemesis {
             Fault::SlowDisk => {
                 let slow = Duration::from_millis(self.rng.random_range(10..600));
                 cluster.disk_control(host).set(|behaviour| behaviour.sync_max = slow);
-                self.later(move |cluster| {
-                    let usual = crate::disk::Behaviour::default().sync_max;
-                    cluster.disk_control(host).set(|behaviour| behaviour.sync_max = usual);
-                });
+                self.later(move |cluster| cluster.disk_control(host).restore_syncs());
             }
             Fault::HungDisk => {
                 cluster.disk_control(host).set(|behaviour| behaviour.is_hung = true);
@@ -224,7 +221,7 @@ impl Nemesis {
     }
 
     fn may_damage(&self) -> bool {
-        self.damaged.is_none() && self.cluster.plan().nodes > 2
+        self.damaged.is_none() && self.cluster.is_formed() && self.cluster.plan().nodes > 2
     }
 
     /// Flips a bit in a file of a node, while it is down.

@@ -7,7 +7,8 @@
 //!   reference that applies the entries in their order.
 //! - What a node says to have, a granted vote or entries up to a position, would be there if its power failed now.
 //! - A node that starts again has the entries that it last said to have, unless a later leader may have had them dropped.
-//! - An acknowledged write would be there on a majority of the voters if the power of all of them failed now.
+//! - An acknowledged write, and an acknowledged change of the membership, would be there on a majority of the voters if
+//!   the power of all of them failed now.
 //!
 //! The reference also yields the committed writes for the recorder, in the order of their revisions.
 
@@ -24,8 +25,8 @@ use mokv_server::peer_service::PeerService;
 use mokv_server::raft::Role;
 use mokv_server::raft::log::{Log, LogOptions};
 use mokv_server::raft::types::{
-    Entry, LogId, NodeId, StoredMembership, Vote, entry_from_proto, entry_to_proto, log_id, log_id_from_proto,
-    stored_membership_to_proto, vote_from_proto,
+    Entry, LogId, Membership, NodeId, StoredMembership, Vote, entry_from_proto, entry_to_proto, log_id,
+    log_id_from_proto, membership_from_proto, stored_membership_to_proto, vote_from_proto,
 };
 use mokv_server::runtime::{DiskTasks, Tasks};
 use mokv_server::snapshot::Snapshots;
@@ -62,8 +63,8 @@ struct State {
     votes: BTreeMap<(u64, NodeId), NodeId>,
     /// What was sent, by index and term.
     sent: BTreeMap<(u64, u64), u64>,
-    /// The last membership that was sent.
-    last_membership_sent: u64,
+    /// The memberships that were sent, by index and term.
+    memberships_sent: BTreeMap<(u64, u64), Membership>,
     disks: BTreeMap<NodeId, Machine>,
     /// What each node said last to have on its disk.
     claims: BTreeMap<NodeId, LogId>,
@@ -127,7 +128,7 @@ impl Observer {
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             sent: BTreeMap::new(),
-            last_membership_sent: 0,
+            memberships_sent: BTreeMap::new(),
             disks: BTreeMap::new(),
             claims: BTreeMap::new(),
             last_term: 0,
@@ -180,8 +181,11 @@ impl Observer {
         state.last_term = state.last_term.max(vote.term);
         for entry in &request.entries {
             let Some(id) = entry.log_id else { continue };
-            if matches!(entry.payload, Some(internal::entry::Payload::Membership(_))) {
-                state.last_membership_sent = state.last_membership_sent.max(id.index);
+            if let Some(internal::entry::Payload::Membership(membership)) = &entry.payload {
+                match membership_from_proto(membership.clone()) {
+                    Ok(membership) => drop(state.memberships_sent.insert((id.index, id.term), membership)),
+                    Err(error) => self.trace.violate(format_args!("host {from} sends no membership: {error}")),
+                }
             }
             let hash = entry_hash(entry);
             let first = *state.sent.entry((id.index, id.term)).or_insert(hash);
@@ -257,27 +261,52 @@ impl Observer {
             let settled = reference.membership.log_id().map_or(0, |id| id.index);
             let configs = reference.membership.membership().get_joint_config();
             // While the membership changes, which majority counts depends on what the leader's log says.
-            if configs.len() != 1 || state.last_membership_sent > settled || settled > *index {
+            let last_sent = state.memberships_sent.last_key_value().map_or(0, |((index, _), _)| *index);
+            if configs.len() != 1 || last_sent > settled || settled > *index {
                 return;
             }
             let images: Vec<Option<Machine>> =
                 configs[0].iter().map(|id| state.disks.get(id).map(Machine::without_power)).collect();
             (log_id(applied.term, *index), images)
         };
-        let mut survivors = 0;
-        let voters = images.len();
-        for image in images.into_iter().flatten() {
-            match image.recover().await {
-                Ok(survivor) => survivors += usize::from(survivor.has(&id)),
-                Err(error) => self.trace.note(format_args!("a disk that can't be read: {error}")),
-            }
-        }
+        let (survivors, voters) = (survivors_with(&id, &images).await, images.len());
         self.trace.count("check.durable on a majority");
         if survivors <= voters / 2 {
             self.trace.violate(format_args!(
                 "revision {revision}, entry {id}, was acknowledged and is on {survivors} of {voters} disks"
             ));
         }
+    }
+
+    /// An operator was told that this node is a voter now, or no member any more.
+    pub(crate) async fn membership_changed(&self, node_id: NodeId, is_voter: bool) {
+        let says_so = |membership: &Membership| {
+            let configs = membership.get_joint_config();
+            configs.len() == 1 && configs[0].contains(&node_id) == is_voter
+        };
+        let candidates: Vec<(LogId, Vec<Option<Machine>>)> = {
+            let state = self.state();
+            let applied = &state.reference.membership;
+            if says_so(applied.membership()) {
+                return;
+            }
+            let settled = applied.log_id().map_or(0, |id| id.index);
+            let newer = state.memberships_sent.range((settled + 1, 0)..).filter(|(_, membership)| says_so(membership));
+            let machine = |id: &NodeId| state.disks.get(id).map(Machine::without_power);
+            newer
+                .map(|((index, term), membership)| {
+                    (log_id(*term, *index), membership.get_joint_config()[0].iter().map(machine).collect())
+                })
+                .collect()
+        };
+        for (id, images) in candidates {
+            if survivors_with(&id, &images).await > images.len() / 2 {
+                return;
+            }
+        }
+        self.trace.violate(format_args!(
+            "a change of node {node_id} was said to be done, and no membership with it is on a majority of disks"
+        ));
     }
 
     /// A node has applied entries, `seen` being the last one that was looked at.
@@ -431,6 +460,15 @@ fn entry_hash(entry: &internal::Entry) -> u64 {
     xxh3_64(&entry.encode_to_vec())
 }
 
+/// How many of these disks have an entry. One that can't be read has none.
+async fn survivors_with(id: &LogId, images: &[Option<Machine>]) -> usize {
+    let mut survivors = 0;
+    for image in images.iter().flatten() {
+        survivors += usize::from(image.recover().await.is_ok_and(|survivor| survivor.has(id)));
+    }
+    survivors
+}
+
 impl Machine {
     /// The machine after its power failed and nothing that was pending had reached the disk.
     fn without_power(&self) -> Self {
@@ -438,18 +476,20 @@ impl Machine {
     }
 
     /// Reads the disk as a starting node does.
-    async fn recover(self) -> Result<Survivor, String> {
+    async fn recover(&self) -> Result<Survivor, String> {
         let tasks = Tasks::new(0, DiskTasks::Inline);
         let survivor = self.read(&tasks).await;
         tasks.abort();
         survivor
     }
 
-    async fn read(self, tasks: &Tasks) -> Result<Survivor, String> {
-        let disk = Arc::new(self.disk);
+    async fn read(&self, tasks: &Tasks) -> Result<Survivor, String> {
+        let disk = Arc::new(self.disk.clone());
         let options = LogOptions { segment_bytes: 0, cache_bytes_max: u64::MAX };
-        let log = Log::open(tasks, disk.clone(), self.log_dir, options).await.map_err(|error| error.to_string())?;
-        let snapshots = Snapshots::open(tasks, disk, self.snapshot_dir).await.map_err(|error| error.to_string())?;
+        let log =
+            Log::open(tasks, disk.clone(), self.log_dir.clone(), options).await.map_err(|error| error.to_string())?;
+        let snapshots =
+            Snapshots::open(tasks, disk, self.snapshot_dir.clone()).await.map_err(|error| error.to_string())?;
         let mut reader = log.clone().get_log_reader().await;
         let entries = reader.try_get_log_entries(..).await.map_err(|error| error.to_string())?;
         Ok(Survivor {

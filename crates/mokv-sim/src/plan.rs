@@ -13,6 +13,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
+use crate::disk;
 use crate::net::Weather;
 use crate::seed;
 
@@ -93,6 +94,8 @@ pub struct Plan {
     pub nodes: usize,
     /// How long faults and clients go on.
     pub safety: Duration,
+    /// Whether there are faults and clients already while the cluster forms.
+    pub is_young: bool,
     /// The faults.
     pub faults: Vec<Fault>,
     /// Between two faults, on average.
@@ -109,6 +112,8 @@ pub struct Plan {
     pub cache_bytes: u64,
     /// See [`NodeOptions::snapshot_log_bytes`].
     pub snapshot_log_bytes: u64,
+    /// A disk that works as it should takes up to this long for a sync.
+    pub sync_max: Duration,
     /// See [`NodeOptions::memory_quota`].
     pub memory_quota: Option<u64>,
     /// See [`Limits::request_timeout`].
@@ -157,6 +162,7 @@ impl Plan {
             seed,
             nodes,
             safety: Duration::from_secs(rng.random_range(6..16)),
+            is_young: rng.random_bool(0.3),
             faults,
             fault_interval: Duration::from_millis(rng.random_range(300..2500)),
             weather: weather(rng),
@@ -164,7 +170,8 @@ impl Plan {
             clock_rates,
             segment_bytes: one_of(rng, &[4 << 10, 8 << 10, 16 << 10, 64 << 10, 256 << 10]),
             cache_bytes: one_of(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
-            snapshot_log_bytes: one_of(rng, &[1 << 10, 8 << 10, 64 << 10, 1 << 20]),
+            snapshot_log_bytes: one_of(rng, &[128, 1 << 10, 8 << 10, 64 << 10, 1 << 20]),
+            sync_max: Duration::from_micros(one_of(rng, &[800, 800, 800, 10_000, 100_000])),
             memory_quota: rng.random_bool(0.1).then(|| rng.random_range(2_000..20_000)),
             request_timeout: Duration::from_secs(rng.random_range(1..10)),
             load: load(rng),
@@ -177,6 +184,7 @@ impl Plan {
             seed,
             nodes,
             safety: Duration::from_secs(8),
+            is_young: false,
             faults: Vec::new(),
             fault_interval: Duration::from_secs(1),
             weather: Weather::default(),
@@ -185,6 +193,7 @@ impl Plan {
             segment_bytes: 16 << 10,
             cache_bytes: 16 << 10,
             snapshot_log_bytes: 32 << 10,
+            sync_max: disk::Behaviour::default().sync_max,
             memory_quota: None,
             request_timeout: Duration::from_secs(5),
             load: Load {

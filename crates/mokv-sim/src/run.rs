@@ -82,7 +82,9 @@ pub fn run_seed(seed: u64, is_printed: bool) -> Report {
 /// Runs a plan.
 pub fn run_plan(plan: &Plan, is_printed: bool) -> Report {
     direct(plan, is_printed, |world| async move {
-        world.cluster.form().await;
+        if !world.cluster.plan().is_young {
+            world.cluster.form().await;
+        }
         if world.trace.violation().is_none() {
             safety(&world).await;
         }
@@ -126,12 +128,20 @@ async fn safety(world: &World) {
     let (stop, stopped) = watch::channel(false);
     let mut clients = client::start(&world.cluster, &world.recorder, &stopped);
     let mut nemesis = Nemesis::new(&world.cluster);
-    let faults = async {
+    let forming = async {
+        if world.cluster.plan().is_young {
+            world.cluster.form().await;
+        }
+    };
+    let end = async {
         sleep(world.cluster.plan().safety).await;
         stop.send_replace(true);
     };
-    tokio::join!(faults, nemesis.run(stopped.clone()));
-    nemesis.relent().await;
+    let faults = async {
+        tokio::join!(end, nemesis.run(stopped.clone()));
+        nemesis.relent().await;
+    };
+    tokio::join!(forming, faults);
     // Until the last of them has its answer.
     while clients.changed().await.is_ok() {}
 }

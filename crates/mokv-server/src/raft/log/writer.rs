@@ -277,7 +277,8 @@ impl Writer {
         match request {
             Request::Append { entries, flushed } => {
                 // First: a failure has to reach everybody.
-                match mutant!(AcknowledgeBeforeSync) {
+                let is_early = mutant!(FlushedOutOfOrder) && !self.group.waiting.is_empty();
+                match is_early || mutant!(AcknowledgeBeforeSync) {
                     true => Waiting::Append(flushed).complete(Ok(())),
                     false => self.group.waiting.push(Waiting::Append(flushed)),
                 }
