@@ -12,6 +12,7 @@
 pub mod admission;
 pub mod command;
 pub mod config;
+pub mod discovery;
 pub mod disk;
 pub mod error;
 pub mod forward;
