@@ -8,4 +8,5 @@
 //! - `serf`: what Serf adds: intents to join and leave, Lamport clocks, reaping, reconnection, events and queries. Pure as well.
 //! - `agent`: sockets and timers around them.
 
+pub mod agent;
 pub mod wire;
