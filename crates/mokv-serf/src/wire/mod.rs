@@ -1,10 +1,11 @@
 //! Messages as they are on the wire.
 //!
-//! [`memberlist`] and [`serf`] have the messages, [`msgpack`] the encoding that both are written in, [`packet`] the layers
-//! around them in a datagram, [`stream`] those in a TCP connection, [`keyring`] the encryption.
+//! [`memberlist`] and [`serf`] have the messages, `msgpack` the encoding that both are written in.
 
 pub mod memberlist;
+mod msgpack;
 pub mod serf;
 mod text;
 
+pub use msgpack::DecodeError;
 pub use text::Text;
