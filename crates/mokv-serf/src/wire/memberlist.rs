@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Text;
 
-mod codec;
+pub(super) mod codec;
 
 /// The most meta data that a node may have (memberlist.go `MetaMaxSize`).
 pub const META_BYTES_MAX: usize = 512;

@@ -195,6 +195,11 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0, values_left: values_max }
     }
 
+    /// How many bytes have been read.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
     /// What has not been read.
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]

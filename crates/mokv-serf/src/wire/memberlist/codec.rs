@@ -16,8 +16,12 @@ pub(crate) const SUSPECT: u8 = 3;
 pub(crate) const ALIVE: u8 = 4;
 pub(crate) const DEAD: u8 = 5;
 pub(crate) const PUSH_PULL: u8 = 6;
+pub(crate) const COMPOUND: u8 = 7;
 pub(crate) const USER: u8 = 8;
+pub(crate) const COMPRESSED: u8 = 9;
+pub(crate) const ENCRYPTED: u8 = 10;
 pub(crate) const NACK: u8 = 11;
+pub(crate) const CHECKSUM: u8 = 12;
 pub(crate) const ERROR: u8 = 13;
 
 /// Values in one struct, those within others included. The largest has a dozen fields, one of which may be an array of 512
@@ -228,6 +232,52 @@ fn encode_push_pull(state: &PushPull) -> Bytes {
     let writer = Writer::new(PUSH_PULL).map(3).key("Join").bool(state.join);
     let writer = writer.key("Nodes").len(state.nodes.len()).key("UserStateLen").len(state.user_state.len());
     writer.each(&state.nodes, encode_node).raw(&state.user_state).finish()
+}
+
+/// What stands before the nodes and the state of the layer above. The numbers are claims.
+pub(crate) struct PushPullHeader {
+    pub(crate) join: bool,
+    pub(crate) nodes: u64,
+    pub(crate) user_state_length: u64,
+}
+
+pub(crate) fn decode_push_pull_header(reader: &mut Reader<'_>) -> Result<PushPullHeader, DecodeError> {
+    let mut header = PushPullHeader { join: false, nodes: 0, user_state_length: 0 };
+    reader.fields(|key, reader| {
+        match key {
+            b"Join" => header.join = reader.bool()?,
+            b"Nodes" => header.nodes = reader.uint()?,
+            b"UserStateLen" => header.user_state_length = reader.uint()?,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(header)
+}
+
+/// The length of what follows, which is a claim.
+pub(crate) fn decode_user_header(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let mut length = 0;
+    reader.fields(|key, reader| {
+        match key {
+            b"UserMsgLen" => length = reader.uint()?,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(length)
+}
+
+pub(crate) fn decode_error(reader: &mut Reader<'_>) -> Result<Text, DecodeError> {
+    let mut error = Text::default();
+    reader.fields(|key, reader| {
+        match key {
+            b"Error" => error = reader.text()?,
+            _ => reader.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(error)
 }
 
 fn encode_node(writer: Writer, node: &NodeState) -> Writer {
