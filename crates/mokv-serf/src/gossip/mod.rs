@@ -24,6 +24,8 @@ mod exchange;
 mod node;
 mod probe;
 mod suspicion;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
