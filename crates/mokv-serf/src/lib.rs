@@ -6,7 +6,7 @@
 //! - [`gossip`]: who is there, as memberlist has it (SWIM with Lifeguard): probes, suspicion, refutation, dissemination. Pure:
 //!   input and time go in, effects come out.
 //! - [`serf`]: what Serf adds: intents to join and leave, Lamport clocks, reaping, reconnection, events and queries. Pure as well.
-//! - `agent`: sockets and timers around them.
+//! - [`agent`]: sockets and timers around them.
 
 pub mod agent;
 pub mod gossip;
