@@ -36,6 +36,10 @@ use crate::describe;
 use crate::observer::Observer;
 use crate::trace::Trace;
 
+mod gossip;
+
+pub use gossip::gossip_addr;
+
 /// Messages of one stream under way in one direction.
 const WINDOW: usize = 64;
 
@@ -97,6 +101,8 @@ struct State {
     /// (from, to): takes longer by this.
     slow: BTreeMap<(usize, usize), Duration>,
     connections: BTreeMap<(usize, usize, Lane), Connection>,
+    /// By host, of the nodes that gossip.
+    mailboxes: BTreeMap<usize, gossip::Mailbox>,
     /// The next snapshot's connection breaks when so many chunks were sent.
     snapshot_chunks_max: Option<u64>,
 }
@@ -123,6 +129,7 @@ impl Net {
             cut: BTreeSet::new(),
             slow: BTreeMap::new(),
             connections: BTreeMap::new(),
+            mailboxes: BTreeMap::new(),
             snapshot_chunks_max: None,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), trace, observer }
@@ -153,6 +160,7 @@ impl Net {
     pub fn down(&self, host: usize, silently: bool) {
         let mut state = self.state();
         state.hosts[host].service = None;
+        state.mailboxes.remove(&host);
         state.hosts[host].is_silent = silently;
         if !silently {
             return self.break_of(&mut state, host);
