@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -266,8 +266,8 @@ async fn an_aborted_agent_has_stopped() {
     assert_eq!(agent.counters().await, Err(RequestError::Stopped));
 }
 
-/// A network in which something worthless always waits.
-struct Flood(Arc<Memory>);
+/// A network in which something worthless always waits, until the second is true.
+struct Flood(Arc<Memory>, Arc<AtomicBool>);
 
 impl Transport for Flood {
     fn local_addr(&self) -> SocketAddr {
@@ -279,7 +279,12 @@ impl Transport for Flood {
     }
 
     fn recv_from(&self) -> BoxFuture<'_, io::Result<(SocketAddr, Bytes)>> {
-        Box::pin(async { Ok((addr(9), Bytes::from_static(b"worthless"))) })
+        Box::pin(async {
+            if self.1.load(Ordering::Relaxed) {
+                return self.0.recv_from().await;
+            }
+            Ok((addr(9), Bytes::from_static(b"worthless")))
+        })
     }
 
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
@@ -295,7 +300,8 @@ impl Transport for Flood {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_datagrams_silences_nobody() {
     let network = Network::default();
-    let flooded = spawn_over(Arc::new(Flood(network.transport(addr(1)))), "a", 1);
+    let over = Arc::new(AtomicBool::new(false));
+    let flooded = spawn_over(Arc::new(Flood(network.transport(addr(1)), Arc::clone(&over))), "a", 1);
     let other = spawn(&network, "b", 2);
     let used = async {
         assert_eq!(flooded.join(&[addr(2)]).await, Ok(1));
@@ -308,7 +314,9 @@ async fn a_flood_of_datagrams_silences_nobody() {
             }
         }
     };
-    assert!(timeout(PATIENCE, used).await.expect("it answers") > 0);
+    let refused = timeout(PATIENCE, used).await;
+    over.store(true, Ordering::Relaxed);
+    assert!(refused.expect("it answers") > 0);
 }
 
 /// Counts the tasks that run.
