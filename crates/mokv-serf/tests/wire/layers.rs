@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mokv_serf::wire::keyring::{Keyring, KeyringError, key_from_text, key_to_text};
 use mokv_serf::wire::memberlist::{Message, StreamMessage};
-use mokv_serf::wire::{Codec, OpenError, Side};
+use mokv_serf::wire::{Codec, DecodeError, OpenError, Side};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rand::SeedableRng as _;
@@ -144,6 +144,25 @@ fn the_good_parts_of_a_compound_are_used() {
     assert_eq!(Codec::default().open(&whole[..whole.len() - 1]), Ok(vec![message]), "the tail is cut off");
     let bad = Codec::default().seal(&[parts[1].clone(), parts[1].clone()], false, &mut rng());
     assert!(Codec::default().open(&bad).is_err());
+}
+
+#[test]
+fn what_cannot_be_decompressed_is_refused() {
+    let codec = Codec { compression: true, ..Codec::default() };
+    let datagram = codec.seal(&[Message::User(vec![b'x'; 100].into()).encode()], false, &mut rng()).to_vec();
+    let begin = b"\x09\x82\xa4Algo\x00\xa3Buf";
+    assert!(datagram.starts_with(begin));
+    assert!(codec.open(&datagram).is_ok());
+    let refused = |datagram: &[u8]| assert_eq!(codec.open(datagram), Err(OpenError::Compression));
+    let mut other_algorithm = datagram.clone();
+    other_algorithm[7] = 1;
+    refused(&other_algorithm);
+    // No end, no beginning, and a code that cannot be yet.
+    refused(b"\x09\x82\xa4Algo\x00\xa3Buf\xa2\x78\xf0");
+    refused(b"\x09\x82\xa4Algo\x00\xa3Buf\xc0");
+    refused(b"\x09\x82\xa4Algo\x00\xa3Buf\xa4\xff\xff\xff\xff");
+    let error = OpenError::Decode(DecodeError::Truncated);
+    assert_eq!(codec.open(&datagram[..datagram.len() - 1]), Err(error));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Every message there and back, and what newer or older nodes may write differently.
 
-use mokv_serf::wire::memberlist::{Liveness, Message, Nack, StreamMessage, Versions};
+use mokv_serf::wire::memberlist::{Liveness, Message, Nack, Ping, Source, StreamMessage, Versions};
 use mokv_serf::wire::serf::{self, Tags, decode_tags, encode_tags};
 use mokv_serf::wire::{Codec, DecodeError, Side, Text};
 use proptest::prelude::*;
@@ -102,6 +102,16 @@ fn text_that_is_not_utf_8_stays_as_it_is() {
     assert_eq!(message.encode(), join.as_slice());
     let serf::Message::Join(intent) = message else { panic!("{message:?}") };
     assert_eq!((intent.node.as_bytes(), intent.node.as_str()), (b"a\xff\xfe".as_slice(), None));
+}
+
+#[test]
+fn what_a_source_does_not_say_is_left_out() {
+    let ping = |source| Message::Ping(Ping { seq_no: 1, node: "b".into(), source });
+    let silent = ping(Source::default());
+    assert_eq!(silent.encode(), b"\x00\x82\xa4Node\xa1b\xa5SeqNo\x01".as_slice());
+    assert_eq!(Message::decode(&silent.encode()), Ok(silent));
+    let named = ping(Source { node: "a".into(), ..Source::default() });
+    assert_eq!(named.encode(), b"\x00\x83\xa4Node\xa1b\xa5SeqNo\x01\xaaSourceNode\xa1a".as_slice());
 }
 
 #[test]

@@ -39,12 +39,17 @@ fn number_32() -> impl Strategy<Value = u32> {
     (any::<u32>(), 0..32_u32).prop_map(|(number, shift)| number >> shift)
 }
 
+/// Zero, which often is not written, more often than by chance.
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![1 => Just(0), 4 => any::<u16>()]
+}
+
 fn addr() -> impl Strategy<Value = IpAddr> {
     any::<IpAddr>().prop_map(|addr| addr.to_canonical())
 }
 
 fn source() -> impl Strategy<Value = Source> {
-    (option::of(addr()), any::<u16>(), text()).prop_map(|(addr, port, node)| Source { addr, port, node })
+    (option::of(addr()), port(), text()).prop_map(|(addr, port, node)| Source { addr, port, node })
 }
 
 fn versions() -> impl Strategy<Value = Option<Versions>> {
@@ -59,7 +64,7 @@ fn liveness() -> impl Strategy<Value = Liveness> {
 }
 
 fn node() -> impl Strategy<Value = NodeState> {
-    (text(), addr(), any::<u16>(), bytes(), number_32(), liveness(), versions()).prop_map(
+    (text(), addr(), port(), bytes(), number_32(), liveness(), versions()).prop_map(
         |(name, addr, port, meta, incarnation, state, versions)| NodeState {
             name,
             addr,
@@ -81,7 +86,7 @@ fn ack() -> impl Strategy<Value = Ack> {
 }
 
 fn indirect_ping() -> impl Strategy<Value = IndirectPing> {
-    (number_32(), addr(), any::<u16>(), text(), any::<bool>(), source()).prop_map(
+    (number_32(), addr(), port(), text(), any::<bool>(), source()).prop_map(
         |(seq_no, target, port, node, nack, source)| IndirectPing { seq_no, target, port, node, nack, source },
     )
 }
@@ -160,7 +165,7 @@ fn filter() -> impl Strategy<Value = Filter> {
 }
 
 fn query() -> impl Strategy<Value = Query> {
-    let from = (addr(), any::<u16>(), text());
+    let from = (addr(), port(), text());
     let how = (vec(filter(), 0..5), number_32(), any::<u8>(), any::<i64>(), 0..63_u32);
     (number(), number_32(), from, how, text(), bytes()).prop_map(
         |(time, id, (addr, port, source_node), (filters, flags, relay_factor, timeout, shift), name, payload)| Query {
@@ -180,7 +185,7 @@ fn query() -> impl Strategy<Value = Query> {
 }
 
 fn member() -> impl Strategy<Value = Member> {
-    (text(), addr(), any::<u16>(), tags(), any::<u8>(), any::<[u8; 3]>(), any::<[u8; 3]>()).prop_map(
+    (text(), addr(), port(), tags(), any::<u8>(), any::<[u8; 3]>(), any::<[u8; 3]>()).prop_map(
         |(name, addr, port, tags, status, protocol, delegate)| Member {
             name,
             addr,
@@ -215,7 +220,7 @@ pub(crate) fn serf_message() -> impl Strategy<Value = serf::Message> {
         (any::<bool>(), text(), vec(text(), 0..20), text()).prop_map(|(result, message, keys, primary_key)| {
             Message::KeyResponse(KeyResponse { result, message, keys, primary_key })
         }),
-        (addr(), any::<u16>(), text(), bytes()).prop_map(|(addr, port, node, message)| Message::Relay(Relay {
+        (addr(), port(), text(), bytes()).prop_map(|(addr, port, node, message)| Message::Relay(Relay {
             addr,
             port,
             node,
