@@ -352,7 +352,7 @@ impl Gossip {
     }
 
     /// All nodes that are known, this one included, in the order of their names.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> + Clone {
         self.nodes.iter()
     }
 
