@@ -44,6 +44,7 @@ use probe::{Probe, Relays};
 use suspicion::Suspicions;
 
 pub use broadcasts::{BroadcastId, Broadcasts, sends_max};
+pub use claims::{META_BYTES_MAX, NAME_BYTES_MAX};
 pub use config::{Config, PACKET_BYTES_MAX};
 pub use counters::Counters;
 pub use node::{NODES_MAX, Node};
@@ -173,7 +174,7 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// A node that knows nobody, with these tags.
+    /// A node that knows nobody, with these tags, at most [`META_BYTES_MAX`] of them: the others would not believe more.
     pub fn new(config: Config, meta: Bytes, mut rng: StdRng, now: Duration) -> Self {
         let alive = Alive {
             incarnation: 1,
@@ -329,7 +330,7 @@ impl Gossip {
         self.finish_leaving(out);
     }
 
-    /// Changes the tags, as the layer above encodes them, and tells the others.
+    /// Changes the tags, as the layer above encodes them (at most [`META_BYTES_MAX`]), and tells the others.
     pub fn set_meta(&mut self, now: Duration, meta: Bytes) {
         self.wake(now);
         let me = self.nodes.me_mut();
