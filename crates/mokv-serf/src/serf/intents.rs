@@ -133,7 +133,7 @@ impl Serf {
     pub(super) fn parted(&mut self, now: Duration) {
         if matches!(self.life, Life::Parting { .. }) {
             let name = self.config.gossip.name.clone();
-            let event = self.layer.members.gone(now, &name);
+            let event = self.layer.members.gone(now, &name, true);
             self.emit(event);
             let spread = if self.others_alive() { self.config.leave_propagate_delay } else { Duration::ZERO };
             self.life = Life::Spreading { until: now + spread };

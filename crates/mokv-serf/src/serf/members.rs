@@ -137,17 +137,20 @@ impl Members {
         }
     }
 
-    /// memberlist lost it, or heard that it is gone.
-    pub(super) fn gone(&mut self, now: Duration, name: &Text) -> Option<Event> {
+    /// memberlist lost it, or heard that it is gone: in its own words, if `said_so`.
+    ///
+    /// HashiCorp's Serf takes a node for failed whose last word it heard, but not the intent before. A node says good-bye to
+    /// memberlist only when it leaves, so here that is enough: in a network that loses packets, who leaves is not failed.
+    pub(super) fn gone(&mut self, now: Duration, name: &Text, said_so: bool) -> Option<Event> {
         let member = self.known.get_mut(name)?;
         match member.status {
-            Status::Leaving => {
-                member.turn(now, Status::Left);
-                Some(Event::Left(member.clone()))
-            }
-            Status::Alive => {
+            Status::Alive if !said_so => {
                 member.turn(now, Status::Failed);
                 Some(Event::Failed(member.clone()))
+            }
+            Status::Alive | Status::Leaving => {
+                member.turn(now, Status::Left);
+                Some(Event::Left(member.clone()))
             }
             Status::Left | Status::Failed => None,
         }

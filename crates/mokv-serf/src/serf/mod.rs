@@ -36,7 +36,7 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::gossip::{self, DialId, Fact, Gossip};
-use crate::wire::memberlist::{META_BYTES_MAX, StreamMessage};
+use crate::wire::memberlist::{Liveness, META_BYTES_MAX, StreamMessage};
 use crate::wire::serf::{JoinIntent, LamportTime, LeaveIntent, Message, PushPull, Tags, UserEvent, encode_tags};
 use crate::wire::{Codec, Text};
 use broadcasts::Kind;
@@ -272,7 +272,7 @@ impl Serf {
                 self.emit(Some(event));
             }
             Fact::Gone(node) => {
-                let event = self.layer.members.gone(now, &node.name);
+                let event = self.layer.members.gone(now, &node.name, node.state == Liveness::Left);
                 self.emit(event);
             }
             Fact::Conflict { known, other } => self.conflict(now, &known, &other),
