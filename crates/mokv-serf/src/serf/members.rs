@@ -196,9 +196,9 @@ impl Members {
         Heard { is_news: true, event }
     }
 
-    /// Whether an intent of that time would be news.
-    pub(super) fn is_news(&self, name: &Text, time: LamportTime) -> bool {
-        self.known.get(name).is_none_or(|member| time > member.time)
+    /// When it last joined or left.
+    pub(super) fn time(&self, name: &Text) -> LamportTime {
+        self.known.get(name).map_or(0, |member| member.time)
     }
 
     /// Forgets it.

@@ -353,6 +353,13 @@ impl Serf {
             let intent = LeaveIntent { time: joined.saturating_add(1), node: Text::clone(node), prune: false };
             self.hear_leave(now, &intent);
         }
+        let (me, is_alive) = (&self.config.gossip.name, self.life == Life::Alive);
+        let last_word = self.layer.members.time(me);
+        if is_alive && state.status_times.get(me).is_some_and(|time| *time > last_word) {
+            // Somebody said something of this node, or an earlier run of it did. That it leaves, perhaps: a state does not
+            // tell, but those who heard it wait for it to go.
+            self.object(now);
+        }
         for (node, time) in &state.status_times {
             if !left.contains(node) {
                 let intent = JoinIntent { time: *time, node: node.clone() };

@@ -178,7 +178,7 @@ fn a_member_that_is_alive_objects_to_being_made_to_leave() {
             pool.act(0, |serf, now| serf.force_leave(now, &"n2".into(), prune));
             assert_eq!(pool.node(0).status("n2"), Some(Status::Leaving));
             let names = pool.names();
-            pool.wait_for(secs(5), "it to object", |pool| pool.agrees(Status::Alive, &names));
+            pool.wait("it to object", |pool| pool.agrees(Status::Alive, &names));
             pool.run(secs(60));
             assert!(pool.agrees(Status::Alive, &names), "and to stay");
             for node in pool.nodes() {

@@ -141,7 +141,8 @@ fn answers_come_over_others_if_asked() {
             acks.contains(&"n4".to_owned())
         };
         assert!(!answers(0));
-        assert!(answers(3));
+        // Now and then gossip misses a node.
+        assert!((0..3).any(|_| answers(3)));
         assert!(!answers(5), "not worth it with so few nodes");
     }
 }
