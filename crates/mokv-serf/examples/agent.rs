@@ -6,10 +6,11 @@
 //! HashiCorp's `serf` can be any of the others.
 
 // This is a program: it starts tasks by itself.
-#![allow(clippy::print_stdout, clippy::disallowed_methods)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -48,10 +49,18 @@ fn tag(text: &str) -> Result<(Text, Text), String> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    let args = Args::parse();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let transport = UdpTcp::bind(args.bind).await?;
     let keyring = match &args.encrypt {
         Some(key) => Some(Keyring::new([key_from_text(key)?.as_slice()])?),

@@ -93,12 +93,17 @@ impl Driver {
                 () = shutdown.notified() => break Stopped::Shutdown,
                 received = &mut datagram, if datagrams_in_a_row < DATAGRAMS_IN_A_ROW_MAX => {
                     datagrams_in_a_row += 1;
-                    datagram = transport.recv_from();
                     match received {
-                        Ok((from, bytes)) => self.serf.receive(self.now(), from, &bytes),
+                        Ok((from, bytes)) => {
+                            datagram = transport.recv_from();
+                            self.serf.receive(self.now(), from, &bytes);
+                        }
                         Err(error) => {
                             tracing::warn!("cannot receive datagrams: {error}");
-                            sleep(FAILURE_PAUSE).await;
+                            datagram = Box::pin(async {
+                                sleep(FAILURE_PAUSE).await;
+                                transport.recv_from().await
+                            });
                         }
                     }
                     continue;

@@ -22,6 +22,9 @@ use crate::wire::serf::Tags;
 /// Requests that wait for their turn. Further ones wait for room.
 const REQUESTS_MAX: usize = 128;
 
+/// Addresses that are tried at the same time: a name may stand for many.
+const JOINS_AT_ONCE: usize = 32;
+
 /// Events that a receiver may be behind. Then it loses the oldest, and is told how many.
 pub(super) const EVENTS_MAX: usize = 1024;
 
@@ -32,6 +35,8 @@ pub enum Stopped {
     Shutdown,
     /// Another node has its name, and the majority sides with that one.
     NameTaken,
+    /// Its tasks were ended from outside.
+    Aborted,
 }
 
 /// A node of a pool that runs. Cheap to clone; clones are the same node. It runs until it is [shut down](Self::shutdown) or
@@ -132,18 +137,19 @@ impl Agent {
     ///
     /// If it worked nowhere. One should try again: a node never gives up by itself only on those that it once saw.
     pub async fn join(&self, addrs: &[SocketAddr]) -> Result<usize, JoinError> {
-        let mut replies = Vec::new();
-        for &to in addrs {
-            let (reply, outcome) = oneshot::channel();
-            // If it has stopped, that is the outcome.
-            let _ = self.requests.send(Request::Join { to, reply }).await;
-            replies.push((to, outcome));
-        }
         let mut failures = Vec::new();
-        for (to, outcome) in replies {
-            match outcome.await.unwrap_or_else(|_| Err(RequestError::Stopped.to_string())) {
-                Ok(_) => {}
-                Err(reason) => failures.push((to, reason)),
+        for addrs in addrs.chunks(JOINS_AT_ONCE) {
+            let mut replies = Vec::new();
+            for &to in addrs {
+                let (reply, outcome) = oneshot::channel();
+                // If it has stopped, that is the outcome.
+                let _ = self.requests.send(Request::Join { to, reply }).await;
+                replies.push((to, outcome));
+            }
+            for (to, outcome) in replies {
+                if let Err(reason) = outcome.await.unwrap_or_else(|_| Err(RequestError::Stopped.to_string())) {
+                    failures.push((to, reason));
+                }
             }
         }
         match addrs.len() - failures.len() {
@@ -239,8 +245,7 @@ impl Agent {
         let mut stopped = self.stopped.clone();
         match stopped.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(reason)) => *reason,
-            // Its task was aborted.
-            Ok(None) | Err(_) => Stopped::Shutdown,
+            Ok(None) | Err(_) => Stopped::Aborted,
         }
     }
 

@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -239,8 +239,35 @@ async fn who_does_not_listen_holds_nobody_up_and_is_told() {
     assert!(matches!(events.recv().await, Ok(Event::User(_))));
 }
 
-/// A network in which something worthless always waits.
-struct Flood(Arc<Memory>);
+/// More addresses than connections at once, most of them of nobody.
+#[tokio::test(start_paused = true)]
+async fn a_join_tries_any_number_of_addresses() {
+    let network = Network::default();
+    let (agent, _other) = (spawn(&network, "a", 1), spawn(&network, "b", 2));
+    let _mutes: Vec<_> = (3..250).map(|node| network.transport(addr(node))).collect();
+    let mut addrs: Vec<_> = (3..250).map(addr).collect();
+    addrs.push(addr(2));
+    assert_eq!(agent.join(&addrs).await, Ok(1));
+}
+
+/// Tasks that are aborted, as a simulator does it.
+#[tokio::test(start_paused = true)]
+async fn an_aborted_agent_has_stopped() {
+    let tasks = Arc::new(Mutex::new(Vec::new()));
+    let start = {
+        let tasks = Arc::clone(&tasks);
+        move |task| tasks.lock().expect("tasks").push(tokio::spawn(task))
+    };
+    let agent = Agent::spawn(config("a", 1), Network::default().transport(addr(1)), [1; 32], start);
+    let agent = agent.expect("tags that fit");
+    agent.counters().await.expect("it runs");
+    tasks.lock().expect("tasks").iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(agent.stopped().await, Stopped::Aborted);
+    assert_eq!(agent.counters().await, Err(RequestError::Stopped));
+}
+
+/// A network in which something worthless always waits, until the second is true.
+struct Flood(Arc<Memory>, Arc<AtomicBool>);
 
 impl Transport for Flood {
     fn local_addr(&self) -> SocketAddr {
@@ -252,7 +279,12 @@ impl Transport for Flood {
     }
 
     fn recv_from(&self) -> BoxFuture<'_, io::Result<(SocketAddr, Bytes)>> {
-        Box::pin(async { Ok((addr(9), Bytes::from_static(b"worthless"))) })
+        Box::pin(async {
+            if self.1.load(Ordering::Relaxed) {
+                return self.0.recv_from().await;
+            }
+            Ok((addr(9), Bytes::from_static(b"worthless")))
+        })
     }
 
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
@@ -264,18 +296,27 @@ impl Transport for Flood {
     }
 }
 
-#[tokio::test]
+/// In real time: such a node is never idle, so paused time would stand still. It may keep a thread to itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_datagrams_silences_nobody() {
     let network = Network::default();
-    let flooded = spawn_over(Arc::new(Flood(network.transport(addr(1)))), "a", 1);
+    let over = Arc::new(AtomicBool::new(false));
+    let flooded = spawn_over(Arc::new(Flood(network.transport(addr(1)), Arc::clone(&over))), "a", 1);
     let other = spawn(&network, "b", 2);
-    assert_eq!(flooded.join(&[addr(2)]).await, Ok(1));
-    assert_eq!(other.join(&[addr(1)]).await, Ok(1));
-    assert!(flooded.counters().await.expect("it runs").datagrams_refused > 0);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while flooded.counters().await.expect("it runs").gossip.probes == 0 {
-        assert!(Instant::now() < deadline, "its timers stand still");
-    }
+    let used = async {
+        assert_eq!(flooded.join(&[addr(2)]).await, Ok(1));
+        assert_eq!(other.join(&[addr(1)]).await, Ok(1));
+        // Its timers run as well.
+        loop {
+            let counters = flooded.counters().await.expect("it runs");
+            if counters.gossip.probes > 0 {
+                return counters.datagrams_refused;
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, used).await;
+    over.store(true, Ordering::Relaxed);
+    assert!(refused.expect("it answers") > 0);
 }
 
 /// Counts the tasks that run.

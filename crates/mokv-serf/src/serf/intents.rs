@@ -81,6 +81,12 @@ impl Serf {
         self.layer.broadcasts.push(Kind::Intent, Message::Join(intent).encode());
     }
 
+    /// Objects to what is said of this node.
+    pub(super) fn object(&mut self, now: Duration) {
+        self.counters.intents_refuted += 1;
+        self.tell_join(now);
+    }
+
     /// Hears a join intent, and says whether others should.
     pub(super) fn hear_join(&mut self, now: Duration, intent: &JoinIntent) -> bool {
         if !self.believe(|layer| &mut layer.clock, intent.time) {
@@ -100,9 +106,9 @@ impl Serf {
             return false;
         }
         if intent.node == self.config.gossip.name && self.life == Life::Alive {
-            if self.layer.members.is_news(&intent.node, intent.time) {
-                self.counters.intents_refuted += 1;
-                self.tell_join(now);
+            // One of the same time as our last word too: whoever heard it before that word takes it for the newer one.
+            if intent.time >= self.layer.members.time(&intent.node) {
+                self.object(now);
             }
             return false;
         }
@@ -133,7 +139,7 @@ impl Serf {
     pub(super) fn parted(&mut self, now: Duration) {
         if matches!(self.life, Life::Parting { .. }) {
             let name = self.config.gossip.name.clone();
-            let event = self.layer.members.gone(now, &name);
+            let event = self.layer.members.gone(now, &name, true);
             self.emit(event);
             let spread = if self.others_alive() { self.config.leave_propagate_delay } else { Duration::ZERO };
             self.life = Life::Spreading { until: now + spread };

@@ -137,17 +137,20 @@ impl Members {
         }
     }
 
-    /// memberlist lost it, or heard that it is gone.
-    pub(super) fn gone(&mut self, now: Duration, name: &Text) -> Option<Event> {
+    /// memberlist lost it, or heard that it is gone: in its own words, if `said_so`.
+    ///
+    /// HashiCorp's Serf takes a node for failed whose last word it heard, but not the intent before. A node says good-bye to
+    /// memberlist only when it leaves, so here that is enough: in a network that loses packets, who leaves is not failed.
+    pub(super) fn gone(&mut self, now: Duration, name: &Text, said_so: bool) -> Option<Event> {
         let member = self.known.get_mut(name)?;
         match member.status {
-            Status::Leaving => {
-                member.turn(now, Status::Left);
-                Some(Event::Left(member.clone()))
-            }
-            Status::Alive => {
+            Status::Alive if !said_so => {
                 member.turn(now, Status::Failed);
                 Some(Event::Failed(member.clone()))
+            }
+            Status::Alive | Status::Leaving => {
+                member.turn(now, Status::Left);
+                Some(Event::Left(member.clone()))
             }
             Status::Left | Status::Failed => None,
         }
@@ -193,9 +196,9 @@ impl Members {
         Heard { is_news: true, event }
     }
 
-    /// Whether an intent of that time would be news.
-    pub(super) fn is_news(&self, name: &Text, time: LamportTime) -> bool {
-        self.known.get(name).is_none_or(|member| time > member.time)
+    /// When it last joined or left.
+    pub(super) fn time(&self, name: &Text) -> LamportTime {
+        self.known.get(name).map_or(0, |member| member.time)
     }
 
     /// Forgets it.
@@ -248,4 +251,175 @@ fn describe(member: &mut Member, node: &Node) {
         warn!(node = %node.name, %error, "tags that can't be read");
         Tags::new()
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::memberlist::Liveness;
+    use crate::wire::serf::encode_tags;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn node(name: &str) -> Node {
+        Node {
+            name: name.into(),
+            addr: Ipv4Addr::LOCALHOST.into(),
+            port: 7946,
+            meta: encode_tags(&Tags::from([("role".into(), "web".into())])),
+            versions: Versions::OURS,
+            state: Liveness::Alive,
+            incarnation: 1,
+            since: Duration::ZERO,
+        }
+    }
+
+    /// A member `a` that joined at 5.
+    fn members() -> Members {
+        let mut members = Members::default();
+        members.joined(secs(0), &node("a"));
+        assert!(members.join_intent(secs(0), &"a".into(), 5).is_news);
+        members
+    }
+
+    fn status(members: &Members) -> (Status, LamportTime, Duration) {
+        let member = &members.all()[&"a".into()];
+        (member.status, member.time, member.since)
+    }
+
+    #[test]
+    fn who_disappears_after_an_intent_has_left() {
+        let (mut members, a) = (members(), "a".into());
+        let heard = members.leave_intent(secs(1), &a, 6);
+        assert!(heard.is_news && matches!(heard.event, Some(Event::Leaving(_))));
+        assert_eq!(status(&members), (Status::Leaving, 6, secs(1)));
+        assert!(matches!(members.gone(secs(2), &a, false), Some(Event::Left(_))));
+        assert_eq!(status(&members), (Status::Left, 6, secs(2)));
+        assert_eq!(members.gone(secs(3), &a, true), None, "once");
+    }
+
+    #[test]
+    fn who_disappears_without_has_failed_unless_it_said_so() {
+        let (mut members, a) = (members(), "a".into());
+        assert!(matches!(members.gone(secs(2), &a, false), Some(Event::Failed(_))));
+        assert_eq!(status(&members), (Status::Failed, 5, secs(2)));
+        members.joined(secs(3), &node("a"));
+        assert_eq!(status(&members), (Status::Alive, 5, secs(3)));
+        assert!(matches!(members.gone(secs(4), &a, true), Some(Event::Left(_))));
+        assert_eq!(members.gone(secs(4), &"nobody".into(), true), None);
+    }
+
+    #[test]
+    fn only_later_intents_count() {
+        let (mut members, a) = (members(), "a".into());
+        for time in [0, 4, 5] {
+            assert_eq!(members.leave_intent(secs(1), &a, time), Heard::default());
+            assert_eq!(members.join_intent(secs(1), &a, time), Heard::default());
+        }
+        members.leave_intent(secs(1), &a, 7);
+        assert_eq!(members.join_intent(secs(2), &a, 7), Heard::default());
+        let heard = members.join_intent(secs(2), &a, 8);
+        assert!(heard.is_news && matches!(heard.event, Some(Event::Updated(_))));
+        assert_eq!(status(&members), (Status::Alive, 8, secs(2)));
+        assert_eq!(members.join_intent(secs(3), &a, 9), Heard { is_news: true, event: None });
+    }
+
+    /// Else two intents could chase each other through the pool for ever.
+    #[test]
+    fn an_intent_that_changes_nothing_is_news_once() {
+        let (mut members, a) = (members(), "a".into());
+        members.leave_intent(secs(1), &a, 6);
+        assert_eq!(members.leave_intent(secs(2), &a, 7), Heard { is_news: true, event: None });
+        assert_eq!(members.leave_intent(secs(2), &a, 7), Heard::default());
+        members.gone(secs(3), &a, false);
+        assert_eq!(members.leave_intent(secs(4), &a, 8), Heard { is_news: true, event: None });
+        assert_eq!(status(&members), (Status::Left, 8, secs(3)));
+    }
+
+    #[test]
+    fn a_failed_one_that_is_said_to_leave_has_left() {
+        let (mut members, a) = (members(), "a".into());
+        members.gone(secs(1), &a, false);
+        let heard = members.leave_intent(secs(2), &a, 6);
+        assert!(heard.is_news && matches!(heard.event, Some(Event::Left(_))));
+        assert_eq!(status(&members), (Status::Left, 6, secs(2)));
+    }
+
+    #[test]
+    fn the_newest_intent_of_an_unknown_node_is_remembered() {
+        for (intents, expected) in [
+            (vec![(Intention::Leave, 3)], (Status::Leaving, 3)),
+            (vec![(Intention::Leave, 3), (Intention::Join, 4)], (Status::Alive, 4)),
+            (vec![(Intention::Leave, 4), (Intention::Join, 3)], (Status::Leaving, 4)),
+            (vec![(Intention::Join, 4), (Intention::Leave, 4)], (Status::Alive, 4)),
+        ] {
+            let (mut members, a) = (Members::default(), "a".into());
+            let mut newest = None;
+            for (intention, time) in intents {
+                let heard = match intention {
+                    Intention::Join => members.join_intent(secs(0), &a, time),
+                    Intention::Leave => members.leave_intent(secs(0), &a, time),
+                };
+                assert_eq!(heard, Heard { is_news: Some(time) > newest, event: None });
+                newest = newest.max(Some(time));
+            }
+            members.joined(secs(1), &node("a"));
+            assert_eq!(status(&members), (expected.0, expected.1, secs(1)));
+        }
+    }
+
+    #[test]
+    fn intents_are_forgotten_and_bounded() {
+        let (mut members, a) = (Members::default(), "a".into());
+        members.leave_intent(secs(0), &a, 3);
+        members.reap_intents(secs(300), secs(300));
+        assert!(!members.leave_intent(secs(300), &a, 3).is_news);
+        members.reap_intents(secs(301), secs(300));
+        assert!(members.leave_intent(secs(301), &a, 3).is_news);
+
+        for i in 1..INTENTS_MAX {
+            assert!(members.join_intent(secs(302), &format!("n{i}").into(), 1).is_news);
+        }
+        assert!(!members.join_intent(secs(302), &"one more".into(), 1).is_news);
+        assert!(members.join_intent(secs(302), &"n1".into(), 2).is_news, "of those that are there");
+    }
+
+    #[test]
+    fn the_dead_are_forgotten_each_in_its_time() {
+        let mut members = Members::default();
+        for name in ["alive", "failed", "left", "leaving"] {
+            members.joined(secs(0), &node(name));
+        }
+        members.leave_intent(secs(0), &"leaving".into(), 1);
+        members.gone(secs(10), &"failed".into(), false);
+        members.gone(secs(10), &"left".into(), true);
+        assert_eq!(members.reap(secs(110), secs(100), secs(200)), []);
+        assert!(
+            matches!(&members.reap(secs(111), secs(100), secs(200))[..], [Event::Reaped(m)] if m.name == "failed".into())
+        );
+        assert!(
+            matches!(&members.reap(secs(211), secs(100), secs(200))[..], [Event::Reaped(m)] if m.name == "left".into())
+        );
+        assert_eq!(members.reap(secs(9999), secs(100), secs(200)), []);
+        assert_eq!(members.alive(), 1);
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_taken_over() {
+        let mut members = members();
+        let mut changed = node("a");
+        changed.port = 1;
+        changed.meta = Bytes::from_static(b"\xff\xc1");
+        assert!(matches!(members.updated(secs(9), &changed), Event::Updated(_)));
+        let member = &members.all()[&"a".into()];
+        assert_eq!((member.addr.port(), member.tags.len()), (1, 0), "and tags that can't be read are none");
+        assert_eq!(status(&members), (Status::Alive, 5, secs(0)));
+        assert!(matches!(members.updated(secs(9), &node("b")), Event::Joined(_)), "forgotten here, but there");
+    }
 }

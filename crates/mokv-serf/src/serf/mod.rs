@@ -36,7 +36,7 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::gossip::{self, DialId, Fact, Gossip};
-use crate::wire::memberlist::{META_BYTES_MAX, StreamMessage};
+use crate::wire::memberlist::{Liveness, META_BYTES_MAX, StreamMessage};
 use crate::wire::serf::{JoinIntent, LamportTime, LeaveIntent, Message, PushPull, Tags, UserEvent, encode_tags};
 use crate::wire::{Codec, Text};
 use broadcasts::Kind;
@@ -272,7 +272,7 @@ impl Serf {
                 self.emit(Some(event));
             }
             Fact::Gone(node) => {
-                let event = self.layer.members.gone(now, &node.name);
+                let event = self.layer.members.gone(now, &node.name, node.state == Liveness::Left);
                 self.emit(event);
             }
             Fact::Conflict { known, other } => self.conflict(now, &known, &other),
@@ -352,6 +352,13 @@ impl Serf {
             let joined = state.status_times.get(*node).copied().unwrap_or_default();
             let intent = LeaveIntent { time: joined.saturating_add(1), node: Text::clone(node), prune: false };
             self.hear_leave(now, &intent);
+        }
+        let (me, is_alive) = (&self.config.gossip.name, self.life == Life::Alive);
+        let last_word = self.layer.members.time(me);
+        if is_alive && state.status_times.get(me).is_some_and(|time| *time > last_word) {
+            // Somebody said something of this node, or an earlier run of it did. That it leaves, perhaps: a state does not
+            // tell, but those who heard it wait for it to go.
+            self.object(now);
         }
         for (node, time) in &state.status_times {
             if !left.contains(node) {

@@ -157,6 +157,50 @@ fn they_come_back_after_a_kill() {
     assert_eq!(joined.len(), 2);
 }
 
+/// Nobody tells either of the other: we look for those that we miss.
+#[test]
+fn we_find_them_again() {
+    if !here("we_find_them_again") {
+        return;
+    }
+    let mut theirs = Theirs::start("a", &[]);
+    let ours = Recipe { reconnect_interval: Some(Duration::from_secs(1)), ..Recipe::new() }.start("m");
+    ours.join(theirs.addr);
+    theirs.kill();
+    ours.sees("a", Status::Failed);
+    let again = Theirs::start_at(theirs.addr, "a", &[]);
+    again.sees("m", "alive");
+    ours.sees("a", Status::Alive);
+}
+
+/// A node of theirs that remembers whom it knew.
+#[test]
+fn they_find_us_again() {
+    if !here("they_find_us_again") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let snapshot = format!("-snapshot={}", dir.path().join("snapshot").display());
+    let mut theirs = Theirs::start("a", &[&snapshot]);
+    let ours = Recipe::new().start("m");
+    ours.join(theirs.addr);
+    theirs.run("event", &["deploy", "v1"]);
+    eventually("the event arrives", || if ours.events_named("deploy") == 1 { Ok(()) } else { Err("it does not") });
+    eventually("it writes down whom it knows", || {
+        // It writes with the next line what waited for half a second.
+        theirs.run("event", &["tick"]);
+        let written = std::fs::read_to_string(dir.path().join("snapshot")).unwrap_or_default();
+        if written.contains(&format!("alive: m {}", ours.addr)) { Ok(()) } else { Err(written) }
+    });
+    theirs.kill();
+    ours.sees("a", Status::Failed);
+    let again = Theirs::start_at(theirs.addr, "a", &[&snapshot]);
+    ours.sees("a", Status::Alive);
+    again.sees("m", "alive");
+    again.run("event", &["deploy", "v2"]);
+    eventually("the next event arrives", || if ours.events_named("deploy") == 2 { Ok(()) } else { Err("it does not") });
+}
+
 /// A network that loses all datagrams which arrive, and no connection.
 struct Deaf(UdpTcp);
 

@@ -1,5 +1,8 @@
 //! Coming together.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
+use mokv_serf::agent::{Transport, UdpTcp};
 use mokv_serf::serf::Status;
 use mokv_serf::wire::Text;
 
@@ -72,6 +75,34 @@ fn protocol_4_is_understood() {
     let ours = Recipe::new().start("m");
     ours.join(theirs.addr);
     know_each_other(&ours, &theirs);
+}
+
+/// There is one address of loopback only, so ports tell the nodes apart.
+#[test]
+fn ipv6_is_spoken() {
+    let Some([one, other]) = ipv6_addrs() else {
+        eprintln!("interop: SKIPPED: ipv6_is_spoken: there is no IPv6 here");
+        return;
+    };
+    if !here("ipv6_is_spoken") {
+        return;
+    }
+    let theirs = Theirs::start_at(one, "a", &["-tag", "role=db"]);
+    let ours = Recipe::at(other).start("m");
+    ours.join(theirs.addr);
+    know_each_other(&ours, &theirs);
+    let said = theirs.run("reachability", &[]);
+    assert!(said.contains("Successfully contacted all live nodes"), "{said}");
+}
+
+/// Two that are free for both protocols.
+fn ipv6_addrs() -> Option<[SocketAddr; 2]> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("runtime");
+    runtime.block_on(async {
+        let any = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0);
+        let (one, other) = (UdpTcp::bind(any).await.ok()?, UdpTcp::bind(any).await.ok()?);
+        Some([one.local_addr(), other.local_addr()])
+    })
 }
 
 #[test]

@@ -10,13 +10,14 @@
 mod ours;
 mod theirs;
 
+// Takes longest, and tests start in the order of their names.
+mod at_rest;
 mod encryption;
 mod failure;
 mod join;
 mod leave;
 mod messages;
 mod names;
-mod quiet;
 
 use std::fmt::Debug;
 use std::thread;

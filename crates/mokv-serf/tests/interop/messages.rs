@@ -123,3 +123,21 @@ fn our_queries_are_answered() {
         assert_eq!(acks.into_iter().collect::<BTreeSet<_>>(), ["a", "b", "m"].map(Text::from).into());
     }
 }
+
+/// Their answers to each other go through us as well, where that is asked for.
+#[test]
+fn we_pass_answers_on() {
+    if !here("we_pass_answers_on") {
+        return;
+    }
+    let (theirs, ours) = pair();
+    let other = Theirs::start("b", &[]);
+    other.run("join", &[&ours.addr.to_string()]);
+    theirs.sees("b", "alive");
+    eventually("an answer is passed on", || {
+        let said = theirs.run("query", &["-timeout=1s", "-relay-factor=2", "load", "x"]);
+        assert!(said.contains("Total Acks: 3"), "{said}");
+        let counters = ours.run(ours.agent.counters()).expect("it runs");
+        if counters.relayed > 0 { Ok(()) } else { Err(counters.relayed) }
+    });
+}

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use mokv_serf::agent::{Agent, Stopped, Transport, UdpTcp};
 use mokv_serf::gossip;
@@ -21,12 +22,20 @@ pub(crate) struct Recipe {
     pub(crate) addr: SocketAddr,
     pub(crate) key: Option<&'static str>,
     pub(crate) compression: bool,
+    /// How often it looks for those that failed.
+    pub(crate) reconnect_interval: Option<Duration>,
     pub(crate) wrap: fn(UdpTcp) -> Arc<dyn Transport>,
 }
 
 impl Recipe {
     pub(crate) fn new() -> Self {
-        Self { addr: fresh_addr(), key: None, compression: true, wrap: |transport| Arc::new(transport) }
+        Self {
+            addr: fresh_addr(),
+            key: None,
+            compression: true,
+            reconnect_interval: None,
+            wrap: |transport| Arc::new(transport),
+        }
     }
 
     pub(crate) fn at(addr: SocketAddr) -> Self {
@@ -61,6 +70,7 @@ impl Ours {
         });
         let codec = Codec { keyring, compression: recipe.compression, ..Codec::default() };
         let mut config = Config::new(gossip::Config::lan(name.into(), recipe.addr), codec);
+        config.reconnect_interval = recipe.reconnect_interval.unwrap_or(config.reconnect_interval);
         config.tags = [("rpc_addr".into(), rpc_addr(recipe.addr).as_str().into())].into();
 
         let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");

@@ -58,6 +58,7 @@ pub(crate) struct Listed {
 pub(crate) struct Theirs {
     pub(crate) name: String,
     pub(crate) addr: SocketAddr,
+    rpc_addr: SocketAddr,
     child: Child,
     log: PathBuf,
     _dir: TempDir,
@@ -70,12 +71,17 @@ impl Theirs {
 
     /// Returns when its gossip and its commands work.
     pub(crate) fn start_at(addr: SocketAddr, name: &str, args: &[&str]) -> Self {
+        let rpc_addr = match addr {
+            SocketAddr::V4(addr) => SocketAddr::new((*addr.ip()).into(), RPC_PORT),
+            // There is one address only: commands take another way.
+            SocketAddr::V6(_) => SocketAddr::new(fresh_addr().ip(), RPC_PORT),
+        };
         let dir = tempfile::tempdir().expect("directory");
         let log = dir.path().join("log");
         let output = File::create(&log).expect("log");
         let child = Command::new(PROGRAM)
             .arg("agent")
-            .args([format!("-node={name}"), format!("-bind={addr}"), format!("-rpc-addr={}:{RPC_PORT}", addr.ip())])
+            .args([format!("-node={name}"), format!("-bind={addr}"), format!("-rpc-addr={rpc_addr}")])
             .arg("-log-level=debug")
             .args(args)
             .stdin(Stdio::null())
@@ -83,7 +89,7 @@ impl Theirs {
             .stderr(output)
             .spawn()
             .expect("serf");
-        let mut theirs = Self { name: name.to_owned(), addr, child, log, _dir: dir };
+        let mut theirs = Self { name: name.to_owned(), addr, rpc_addr, child, log, _dir: dir };
         eventually("serf answers", || {
             if let Some(status) = theirs.child.try_wait().expect("wait") {
                 panic!("serf ended: {status}");
@@ -116,7 +122,7 @@ impl Theirs {
     pub(crate) fn try_run(&self, command: &str, args: &[&str]) -> Result<String, String> {
         let output = Command::new(PROGRAM)
             .arg(command)
-            .arg(format!("-rpc-addr={}:{RPC_PORT}", self.addr.ip()))
+            .arg(format!("-rpc-addr={}", self.rpc_addr))
             .args(args)
             .stdin(Stdio::null())
             .output()

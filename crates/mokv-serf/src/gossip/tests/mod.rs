@@ -2,6 +2,7 @@
 
 mod claims;
 mod exchange;
+mod hostile;
 mod leaving;
 mod probes;
 mod spreading;
