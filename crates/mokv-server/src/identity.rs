@@ -12,20 +12,28 @@
 //! crc32 = 3f9a01c2
 //! ```
 //!
-//! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. `crc32` is of all bytes before
-//! its line.
+//! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. [`promise`] has the lines of a node
+//! that is on its way into its first one. `generation = 2` says that this is the second node in the directory: it keeps
+//! its log and its snapshots in `log-2` and `snapshots-2` (see [`DataDir::start_anew`]). `crc32` is of all bytes before its
+//! line.
 
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rand::Rng;
 use tokio::sync::watch;
 
 use crate::disk::{self, Disk, Lock};
 use crate::raft::types::NodeId;
 use crate::runtime::Tasks;
+
+pub mod promise;
+
+use promise::Pledge;
 
 const FORMAT_VERSION: u32 = 1;
 const FILE: &str = "identity";
@@ -43,6 +51,10 @@ pub struct Identity {
     pub cluster_id: Option<String>,
     /// The name that the node was last started with.
     pub name: String,
+    /// What it has promised on its way into its first cluster.
+    pub pledge: Pledge,
+    /// How many nodes this directory has been that of, this one included.
+    pub generation: u32,
 }
 
 /// Why a data directory can't be used. Nothing in it was changed.
@@ -86,6 +98,20 @@ pub enum IdentityError {
         .0.display()
     )]
     Missing(PathBuf),
+    /// An earlier change was written, but not carried out.
+    #[error("an earlier change of this node's identity was interrupted: restart the node, which completes it")]
+    HalfChanged,
+    /// Consensus did not take the first membership.
+    #[error("consensus did not take the cluster's first membership: {0}")]
+    NotFounded(String),
+    /// The node has promised itself to a cluster that is being formed.
+    #[error("this node has promised itself to cluster {promised}, which is being formed, and can't be in {theirs} before that is given up")]
+    Promised {
+        /// Where it will be.
+        promised: String,
+        /// Where it was asked to be.
+        theirs: String,
+    },
     /// The node is in another cluster already.
     #[error("this node belongs to cluster {ours}, not {theirs}")]
     OtherCluster {
@@ -108,8 +134,9 @@ struct Inner {
     path: PathBuf,
     identity: watch::Sender<Identity>,
     cluster_id: watch::Sender<Option<String>>,
-    /// One change of the file at a time.
-    changing: tokio::sync::Mutex<()>,
+    /// One change of the file at a time. True after one that was written, but whose consequences were not drawn: then only
+    /// a restart knows what to do.
+    changing: tokio::sync::Mutex<bool>,
     /// Taken by [`DataDir::close`].
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -145,12 +172,12 @@ impl DataDir {
 
     /// Where the log is.
     pub fn log_dir(&self) -> PathBuf {
-        self.inner.path.join(LOG)
+        self.inner.path.join(numbered(LOG, self.identity().generation))
     }
 
     /// Where the snapshots are.
     pub fn snapshot_dir(&self) -> PathBuf {
-        self.inner.path.join(SNAPSHOTS)
+        self.inner.path.join(numbered(SNAPSHOTS, self.identity().generation))
     }
 
     /// Gives the directory back to other processes. The caller has closed everything in it.
@@ -158,43 +185,95 @@ impl DataDir {
         drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Makes the node part of a cluster, durably. No effect if it is in that one already.
+    /// Makes the node part of a cluster that exists, durably. No effect if it is in that one already.
     ///
     /// # Errors
     ///
-    /// [`IdentityError::OtherCluster`], and [`IdentityError::Io`].
+    /// [`IdentityError::OtherCluster`], [`IdentityError::Promised`] and [`IdentityError::Io`].
     pub async fn set_cluster_id(&self, cluster_id: &str) -> Result<(), IdentityError> {
-        let _alone = self.inner.changing.lock().await;
-        let mut identity = self.identity();
-        match &identity.cluster_id {
-            Some(ours) if ours == cluster_id => return Ok(()),
-            Some(ours) => {
-                return Err(IdentityError::OtherCluster { ours: ours.clone(), theirs: cluster_id.to_owned() });
+        let rule = |identity: &mut Identity| match (&identity.cluster_id, &identity.pledge.promise) {
+            (Some(ours), _) if ours == cluster_id => Ok(()),
+            (Some(ours), _) => Err(IdentityError::OtherCluster { ours: ours.clone(), theirs: cluster_id.to_owned() }),
+            // Others may count on it.
+            (None, Some(promise)) if promise.proposal.cluster_id != cluster_id => Err(IdentityError::Promised {
+                promised: promise.proposal.cluster_id.clone(),
+                theirs: cluster_id.to_owned(),
+            }),
+            (None, _) => {
+                identity.cluster_id = Some(cluster_id.to_owned());
+                // Its membership comes from those that are in it.
+                identity.pledge.promise = None;
+                Ok(())
             }
-            None => identity.cluster_id = Some(cluster_id.to_owned()),
+        };
+        self.change(rule, |_| async { Ok(()) }.boxed()).await?
+    }
+
+    /// Makes the directory that of a new node, durably and at once: one that is in no cluster, has the same name, and never
+    /// forms a cluster alone. The caller has ended everything that the old one had open; its log and its snapshots stay
+    /// where they are, and its identity beside them, as `identity-1` for the first.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`]; the directory is still that of the old node then.
+    pub async fn start_anew(&self) -> Result<(), IdentityError> {
+        let node_id = NodeId::max(1, self.inner.tasks.rng().next_u64());
+        let old = self.identity();
+        self.write(format!("{FILE}-{}", old.generation), &old).await?;
+        let rule = |identity: &mut Identity| {
+            let (name, generation) = (identity.name.clone(), identity.generation + 1);
+            *identity = Identity { node_id, cluster_id: None, name, pledge: Pledge::default(), generation };
+        };
+        self.change(rule, |_| async { Ok(()) }.boxed()).await
+    }
+
+    /// Changes the identity by a rule that sees it as it is, durably; then does what has to be done before anybody else can
+    /// see the change. What the rule returns is true when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`] and those of `before_seen`: the change may be found after a restart, and has not happened
+    /// before.
+    pub(crate) async fn change<T>(
+        &self,
+        rule: impl FnOnce(&mut Identity) -> T,
+        before_seen: impl FnOnce(&Identity) -> BoxFuture<'static, Result<(), IdentityError>>,
+    ) -> Result<T, IdentityError> {
+        let mut is_half_done = self.inner.changing.lock().await;
+        if *is_half_done {
+            return Err(IdentityError::HalfChanged);
         }
-        let (disk, path, encoded) = (self.inner.disk.clone(), self.inner.path.join(FILE), encode(&identity));
+        let before = self.identity();
+        let mut identity = before.clone();
+        let result = rule(&mut identity);
+        if identity == before {
+            return Ok(result);
+        }
+        self.write(FILE.to_owned(), &identity).await?;
+        *is_half_done = true;
+        before_seen(&identity).await?;
+        *is_half_done = false;
+        if identity.cluster_id != before.cluster_id {
+            self.inner.cluster_id.send_replace(identity.cluster_id.clone());
+        }
+        self.inner.identity.send_replace(identity);
+        Ok(result)
+    }
+
+    async fn write(&self, name: String, identity: &Identity) -> Result<(), IdentityError> {
+        let (disk, path, encoded) = (self.inner.disk.clone(), self.inner.path.join(name), encode(identity));
         let writing = {
             let path = path.clone();
             async move { disk::write_atomically(&*disk, &path, encoded.as_bytes()).await }
         };
         let written = self.inner.tasks.run_disk("identity", writing).await;
-        written.map_err(|source| IdentityError::Io { path, source })?;
-        self.inner.cluster_id.send_replace(identity.cluster_id.clone());
-        self.inner.identity.send_replace(identity);
-        Ok(())
+        written.map_err(|source| IdentityError::Io { path, source })
     }
+}
 
-    /// Makes the node the first of a new cluster, durably.
-    ///
-    /// # Errors
-    ///
-    /// As [`DataDir::set_cluster_id`].
-    pub async fn create_cluster_id(&self) -> Result<(), IdentityError> {
-        let mut rng = self.inner.tasks.rng();
-        let cluster_id = format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64());
-        self.set_cluster_id(&cluster_id).await
-    }
+/// The name of a directory of the nth node.
+fn numbered(name: &str, generation: u32) -> String {
+    if generation <= 1 { name.to_owned() } else { format!("{name}-{generation}") }
 }
 
 async fn open(
@@ -230,7 +309,8 @@ async fn open(
             if has_log {
                 return Err(IdentityError::Missing(path));
             }
-            Identity { node_id: new_id, cluster_id: None, name: String::new() }
+            let pledge = Pledge::default();
+            Identity { node_id: new_id, cluster_id: None, name: String::new(), pledge, generation: 1 }
         }
         Err(error) => return Err(failed(&file)(error)),
     };
@@ -248,6 +328,10 @@ fn encode(identity: &Identity) -> String {
         text.push_str(&format!("cluster-id = {cluster_id}\n"));
     }
     text.push_str(&format!("name = {}\n", identity.name));
+    if identity.generation > 1 {
+        text.push_str(&format!("generation = {}\n", identity.generation));
+    }
+    identity.pledge.encode(&mut text);
     let crc = crc32fast::hash(text.as_bytes());
     // Writing to a string can't fail.
     let _ = writeln!(text, "crc32 = {crc:08x}");
@@ -260,9 +344,11 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
     let lines = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
     let (body, crc) = lines.ok_or_else(|| damaged("it is cut short"))?;
     let crc = crc.strip_prefix("crc32 = ").ok_or_else(|| damaged("it is cut short"))?;
-    let field = |name: &str| {
-        body.lines().find_map(|line| line.split_once(" = ").filter(|(found, _)| *found == name).map(|(_, value)| value))
+    let fields = |name: &'static str| {
+        let lines = body.lines().filter_map(|line| line.split_once(" = "));
+        lines.filter(move |(found, _)| *found == name).map(|(_, value)| value)
     };
+    let field = |name| fields(name).next();
     // A later version may have another form from the next line on: it is told apart first.
     let version: u32 = field("format-version")
         .and_then(|version| version.parse().ok())
@@ -278,6 +364,10 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
         node_id: node_id.ok_or_else(|| damaged("it has no node id"))?,
         cluster_id: field("cluster-id").map(str::to_owned),
         name: field("name").unwrap_or_default().to_owned(),
+        pledge: Pledge::decode(fields).ok_or_else(|| damaged("its promise makes no sense"))?,
+        generation: field("generation")
+            .map_or(Some(1), |generation| generation.parse().ok())
+            .ok_or_else(|| damaged("its generation makes no sense"))?,
     })
 }
 
@@ -334,7 +424,17 @@ mod tests {
 
     #[test]
     fn every_changed_byte_and_every_cut_is_found() {
-        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a = b".into() };
+        let founder = |node_id, turn| promise::Founder {
+            node_id,
+            turn,
+            name: format!("node-{node_id}"),
+            rpc_addr: format!("[fd00::{node_id}]:8400"),
+        };
+        let proposal = promise::Proposal { cluster_id: "0a".repeat(16), founders: vec![founder(7, 2), founder(8, 0)] };
+        let promise = promise::Promise { proposal, without: [8, 9].into() };
+        let pledge = Pledge { turn: 3, promise: Some(promise) };
+        let identity =
+            Identity { node_id: 7, cluster_id: Some("c".into()), name: "a = b".into(), pledge, generation: 2 };
         let text = encode(&identity);
         let path = Path::new("identity");
         assert_eq!(decode(path, text.as_bytes()).expect("decode"), identity);

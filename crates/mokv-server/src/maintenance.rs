@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
+use crate::formation::Outlook;
 use crate::mutants::mutant;
 use crate::node::{Readiness, leads};
 use crate::raft::log::Log;
@@ -124,15 +125,19 @@ pub struct Watched {
     pub store: Store,
     /// Rounds for this node's readers.
     pub gate: ReadGate,
+    /// Why the node is in no cluster.
+    pub outlook: watch::Receiver<Outlook>,
 }
 
 async fn publish_readiness(of: Watched, mut draining: watch::Receiver<bool>, publish: watch::Sender<Readiness>) {
-    let Watched { raft, log, store, gate } = of;
+    let Watched { raft, log, store, gate, outlook } = of;
     let mut leadership = raft.leadership();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let mut now = readiness(&leadership.borrow_and_update(), &raft, &store, *draining.borrow_and_update());
+        let waits_for = outlook.borrow().waits_for.clone();
+        let draining_now = *draining.borrow_and_update();
+        let mut now = readiness(&leadership.borrow_and_update(), &raft, &store, waits_for, draining_now);
         // A follower goes on believing in a leader that has vanished until there is another one: ask it.
         if now == Readiness::Ready {
             now = match timeout(PROBE_TIMEOUT, gate.read_index()).await {
@@ -163,7 +168,13 @@ async fn publish_readiness(of: Watched, mut draining: watch::Receiver<bool>, pub
     }
 }
 
-fn readiness(leadership: &Leadership, raft: &Raft, store: &Store, draining: bool) -> Readiness {
+fn readiness(
+    leadership: &Leadership,
+    raft: &Raft,
+    store: &Store,
+    waits_for: Option<String>,
+    draining: bool,
+) -> Readiness {
     let not_ready = |why: String| Readiness::NotReady(why);
     if draining {
         return not_ready("the node is stopping".into());
@@ -175,7 +186,8 @@ fn readiness(leadership: &Leadership, raft: &Raft, store: &Store, draining: bool
         return not_ready("consensus has stopped".into());
     }
     if raft.members().is_empty() {
-        return not_ready("the node is in no cluster: add it with `mokv member add`".into());
+        let waits_for = waits_for.unwrap_or_else(|| "add it with `mokv member add`".into());
+        return not_ready(format!("the node is in no cluster: {waits_for}"));
     }
     if leadership.leader.is_none() {
         return not_ready("no leader is known".into());

@@ -17,6 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::command::{Command, Op, Outcome, OutcomeResult};
 use crate::disk::Disk;
 use crate::error::RequestError;
+use crate::formation::core::{Me, Mode};
+use crate::formation::{Formation, Outlook, Parts, Surroundings};
 use crate::forward::{ForwardFailure, Forwarder};
 use crate::identity::{DataDir, IdentityError};
 use crate::maintenance;
@@ -24,7 +26,7 @@ use crate::mutants::mutant;
 use crate::peer::{Caller, Lane, PeerNetwork, Target};
 use crate::proposer::Proposer;
 use crate::raft::log::{Log, LogError, LogOptions};
-use crate::raft::types::{MemberInfo, NodeId};
+use crate::raft::types::NodeId;
 use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
 use crate::read_gate::ReadGate;
 use crate::room::{self, Rooms};
@@ -50,6 +52,8 @@ pub struct Seams {
     pub disk: Arc<dyn Disk>,
     /// Other nodes.
     pub peers: Arc<dyn PeerNetwork>,
+    /// What gossip sees of them. Without: a node that is to form a cluster forms it at once, and only alone.
+    pub surroundings: Option<Surroundings>,
 }
 
 /// Bounds on what a request may say. Checked at the edge.
@@ -85,8 +89,8 @@ pub struct NodeOptions {
     pub name: String,
     /// Where others reach this node, host:port.
     pub rpc_addr: String,
-    /// Form a cluster of this node alone if the directory is empty.
-    pub bootstrap: bool,
+    /// How the node comes into a cluster if the directory is empty.
+    pub mode: Mode,
     /// Consensus.
     pub raft: RaftOptions,
     /// The log.
@@ -165,6 +169,7 @@ struct Inner {
     log: Log,
     snapshots: Snapshots,
     raft: Raft,
+    formation: Formation,
     proposer: Proposer,
     /// Rounds of this node as leader.
     leader_gate: ReadGate,
@@ -184,7 +189,7 @@ impl Node {
     ///
     /// See [`NodeError`].
     pub async fn start(seams: Seams, options: NodeOptions) -> Result<Self, NodeError> {
-        let Seams { tasks, disk, peers } = seams;
+        let Seams { tasks, disk, peers, surroundings } = seams;
         let data_dir = DataDir::open(&tasks, disk.clone(), options.data_dir.clone(), &options.name).await?;
         let node_id = data_dir.identity().node_id;
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
@@ -202,9 +207,19 @@ impl Node {
             peers.clone(),
         )
         .await?;
-        if options.bootstrap {
-            bootstrap(&raft, &data_dir, &options).await?;
-        }
+        let formation = Formation::start(
+            Me { name: options.name.clone(), rpc_addr: options.rpc_addr.clone(), mode: options.mode },
+            Parts {
+                tasks: tasks.clone(),
+                data_dir: data_dir.clone(),
+                raft: raft.clone(),
+                store: store.clone(),
+                caller: caller.clone(),
+                peers: peers.clone(),
+                surroundings,
+            },
+        );
+        let formation = formation.await.map_err(NodeError::Bootstrap)?;
 
         let proposer = Proposer::start(&tasks, raft.clone());
         let leader_gate = ReadGate::start(&tasks, {
@@ -231,7 +246,13 @@ impl Node {
         let (draining, drained) = watch::channel(false);
         let readiness = maintenance::watch_readiness(
             &tasks,
-            maintenance::Watched { raft: raft.clone(), log: log.clone(), store: store.clone(), gate: gate.clone() },
+            maintenance::Watched {
+                raft: raft.clone(),
+                log: log.clone(),
+                store: store.clone(),
+                gate: gate.clone(),
+                outlook: formation.outlook(),
+            },
             drained,
         );
         maintenance::start(
@@ -257,6 +278,7 @@ impl Node {
             log,
             snapshots,
             raft,
+            formation,
             proposer,
             leader_gate,
             gate,
@@ -301,6 +323,11 @@ impl Node {
     /// Consensus.
     pub fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    /// How the node comes into a cluster.
+    pub fn formation(&self) -> &Formation {
+        &self.inner.formation
     }
 
     /// The data directory.
@@ -356,6 +383,7 @@ impl Node {
             pins: stats.pins,
             readiness: inner.readiness.borrow().clone(),
             disk_full: !inner.log.has_room(),
+            warning: inner.formation.outlook().borrow().warning.clone(),
         }
     }
 
@@ -550,6 +578,33 @@ impl Node {
         maintenance::hand_over(self.node_id(), &self.inner.raft, |_| true, grace).await;
     }
 
+    /// Completes when the node's cluster has to go: it met another one, has no other member, and never took a write. Then
+    /// [`Node::dissolve`] ends it.
+    pub async fn must_dissolve(&self) {
+        let mut outlook = self.inner.formation.outlook();
+        if outlook.wait_for(|outlook: &Outlook| outlook.must_dissolve).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends the node, and makes its directory that of a new one, which a cluster can take in. Not so if a write came in
+    /// after all: then it is only ended.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed; the directory is still that of this node.
+    pub async fn dissolve(&self) -> Result<(), IdentityError> {
+        self.inner.raft.shutdown().await;
+        // What was acknowledged is applied, and nothing more will be.
+        let stats = self.inner.store.stats();
+        let renewed = match stats.revision == 0 && stats.sessions == 0 {
+            true => self.inner.data_dir.start_anew().await,
+            false => Ok(()),
+        };
+        self.shutdown().await;
+        renewed
+    }
+
     /// Ends the node: consensus, then the log, then all tasks. What was acknowledged is on disk.
     pub async fn shutdown(&self) {
         self.inner.raft.shutdown().await;
@@ -568,22 +623,6 @@ fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
         Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),
         _ => Ok(()),
     }
-}
-
-/// Forms a cluster of this node, if it has never been in one. Interrupted at any point, it is completed by the next start.
-async fn bootstrap(raft: &Raft, data_dir: &DataDir, options: &NodeOptions) -> Result<(), NodeError> {
-    let failed = |error: String| NodeError::Bootstrap(error);
-    let identity = data_dir.identity();
-    if identity.cluster_id.is_some() {
-        return Ok(());
-    }
-    if !raft.is_initialized().await {
-        let me = MemberInfo { name: options.name.clone(), rpc_addr: options.rpc_addr.clone() };
-        raft.initialize(me).await.map_err(|error| failed(error.to_string()))?;
-    }
-    // No other node can have heard of this cluster before it has a name: every call between nodes carries it.
-    data_dir.create_cluster_id().await.map_err(|error| failed(error.to_string()))?;
-    Ok(())
 }
 
 /// One round for this node's readers.

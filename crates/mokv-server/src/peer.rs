@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use mokv_proto::internal::{
-    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
-    ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
+    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
     SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::watch;
@@ -46,6 +46,8 @@ pub trait Peer: Send + Sync + 'static {
     async fn identify(&self, request: IdentifyRequest) -> Result<IdentifyResponse, Status>;
     /// Takes the node into a cluster.
     async fn adopt(&self, request: AdoptRequest) -> Result<AdoptResponse, Status>;
+    /// Where the node stands with the cluster that is being formed.
+    async fn form(&self, request: FormRequest) -> Result<FormResponse, Status>;
 }
 
 /// What shares a connection. Large transfers must not delay heartbeats, so each kind has its own.

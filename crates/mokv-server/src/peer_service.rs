@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mokv_proto::internal::snapshot_chunk::Part;
 use mokv_proto::internal::{
-    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
-    ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
+    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
     SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::time::Instant;
@@ -109,6 +109,10 @@ impl Peer for PeerService {
         let adopted = self.node.data_dir().set_cluster_id(&request.cluster_id).await;
         adopted.map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(AdoptResponse {})
+    }
+
+    async fn form(&self, request: FormRequest) -> Result<FormResponse, Status> {
+        self.node.formation().answer(request).await
     }
 }
 

@@ -88,11 +88,22 @@ async fn listen(what: &'static str, address: &str) -> Result<TcpListener, RunErr
 ///
 /// See [`RunError`]. After a clean stop: `Ok`.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
-    let listeners = Listeners::bind(&config).await?;
-    let tasks = Tasks::from_os()?;
-    let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
-    let serving = Serving { options: node_options(&config), listeners, grace: config.shutdown_grace };
-    tasks.scope(serving.run(seams, shutdown)).await
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let listeners = Listeners::bind(&config).await?;
+        let tasks = Tasks::from_os()?;
+        let seams = Seams {
+            tasks: tasks.clone(),
+            disk: Arc::new(OsDisk),
+            peers: Arc::new(GrpcNetwork::default()),
+            surroundings: None,
+        };
+        let serving = Serving { options: node_options(&config), listeners, grace: config.shutdown_grace };
+        match tasks.scope(serving.run(seams, shutdown.as_mut())).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Dissolved => tracing::info!("starting again as a new node"),
+        }
+    }
 }
 
 fn node_options(config: &Config) -> NodeOptions {
@@ -100,7 +111,7 @@ fn node_options(config: &Config) -> NodeOptions {
         data_dir: config.data_dir.clone(),
         name: config.node_name.clone(),
         rpc_addr: config.advertise_addr.clone(),
-        bootstrap: config.bootstrap,
+        mode: config.mode,
         raft: RaftOptions {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout_min: config.election_timeout_min,
@@ -122,6 +133,15 @@ fn node_options(config: &Config) -> NodeOptions {
     }
 }
 
+/// How a server ended that did as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// Its cluster had to go, and its directory is that of a new node: it has to be started again.
+    Dissolved,
+}
+
 /// A server that is about to run.
 pub struct Serving {
     /// How the node behaves.
@@ -138,7 +158,7 @@ impl Serving {
     /// # Errors
     ///
     /// See [`RunError`].
-    pub async fn run(self, seams: Seams, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    pub async fn run(self, seams: Seams, shutdown: impl Future<Output = ()> + Send) -> Result<Ended, RunError> {
         let tasks = seams.tasks.clone();
         let node = Node::start(seams, self.options).await?;
         let (stop, stopping) = watch::channel(Stop::No);
@@ -159,12 +179,13 @@ impl Serving {
 
         let ended = tokio::select! {
             biased;
-            () = shutdown => Ok(()),
+            () = shutdown => Ok(Ended::Stopped),
+            () = node.must_dissolve() => Ok(Ended::Dissolved),
             reason = node.failed() => Err(RunError::Failed(reason)),
             served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),
         };
         match &ended {
-            Ok(()) => tracing::info!(grace = ?self.grace, "stopping"),
+            Ok(_) => tracing::info!(grace = ?self.grace, "stopping"),
             Err(error) => tracing::error!(%error, "stopping"),
         }
         let deadline = Instant::now() + self.grace;
@@ -176,7 +197,9 @@ impl Serving {
             tracing::debug!(complete = drained.is_ok(), "requests drained");
         }
         stop.send_replace(Stop::Now);
-        if timeout_at(deadline, node.shutdown()).await.is_err() {
+        if matches!(ended, Ok(Ended::Dissolved)) {
+            node.dissolve().await.map_err(NodeError::Identity)?;
+        } else if timeout_at(deadline, node.shutdown()).await.is_err() {
             tracing::warn!("the grace period is over: what was not acknowledged is given up");
         }
         ended

@@ -59,6 +59,8 @@ pub struct NodeStatus {
     pub readiness: Readiness,
     /// Whether the log finds no room on the disk.
     pub disk_full: bool,
+    /// What an operator has to know, though the node serves.
+    pub warning: Option<String>,
 }
 
 impl NodeStatus {

@@ -12,6 +12,7 @@ use mokv_proto::cluster::{
     AddMemberRequest, PromoteMemberRequest, RemoveMemberRequest, StatusRequest, TransferLeaderRequest,
 };
 use mokv_server::disk::sim::SimDisk;
+use mokv_server::formation::core::Mode;
 use mokv_server::node::{Node, Seams};
 use mokv_server::peer_service::PeerService;
 use mokv_server::raft::types::NodeId;
@@ -268,13 +269,14 @@ impl Cluster {
         }
         let (start, addr) = (slot.starts, slot.addr.clone());
         let mut options = self.inner.plan.node_options(host, addr);
-        options.bootstrap = slot.bootstrap;
+        options.mode = if slot.bootstrap { Mode::Alone } else { Mode::Join };
         let tasks_seed = seed::derived(self.inner.plan.seed, &format!("node {host} start {start}"));
         let tasks = Tasks::new(tasks_seed, DiskTasks::Inline);
         let seams = Seams {
             tasks: tasks.clone(),
             disk: slot.control.attach(slot.disk.clone()),
             peers: self.inner.net.of_node(host, tasks.clone()),
+            surroundings: None,
         };
         slot.state = State::Starting(tasks.clone());
         drop(hosts);

@@ -18,8 +18,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::{
-    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
-    ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
+    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
     SnapshotResponse, VoteRequest, VoteResponse,
 };
 use mokv_server::peer::{AnswerStream, Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
@@ -807,5 +807,10 @@ impl Peer for SimPeer {
     async fn adopt(&self, request: AdoptRequest) -> Result<AdoptResponse, Status> {
         let serve = |service: PeerService, request| async move { service.adopt(request).await };
         self.unary("Adopt", request, true, serve).await.map(|(answer, _)| answer)
+    }
+
+    async fn form(&self, request: FormRequest) -> Result<FormResponse, Status> {
+        let serve = |service: PeerService, request| async move { service.form(request).await };
+        self.unary("Form", request, true, serve).await.map(|(answer, _)| answer)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mokv_server::formation::core::Mode;
 use mokv_server::node::{Limits, NodeOptions};
 use mokv_server::raft::RaftOptions;
 use mokv_server::raft::log::LogOptions;
@@ -217,7 +218,7 @@ impl Plan {
             data_dir: "/data".into(),
             name: format!("node-{host}"),
             rpc_addr,
-            bootstrap: host == 0,
+            mode: if host == 0 { Mode::Alone } else { Mode::Join },
             raft: RaftOptions {
                 heartbeat_interval,
                 election_timeout_min: 4 * heartbeat_interval,

@@ -16,7 +16,9 @@ use std::time::Duration;
 pub use layer::Layer;
 pub use settings::{SETTINGS, Setting};
 
+use crate::formation::core::Mode;
 use units::HostPort;
+pub use units::EncryptKey;
 pub use units::parse_duration;
 
 /// Serf's bound on a member's name.
@@ -29,6 +31,8 @@ const LOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const MAX_REQUEST_BYTES_MAX: u64 = 8 << 20;
 /// What a request or an answer holds beside key and value, rounded up well.
 const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 10;
+/// More nodes than this in a cluster are a mistake.
+const NODES_MAX: usize = 64;
 /// Longer times are mistakes of the unit.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,10 +53,18 @@ pub struct Config {
     pub metrics_port: u16,
     /// Where other nodes reach this node's gRPC, host:port.
     pub advertise_addr: String,
+    /// Where other nodes reach this node's gossip, host:port.
+    pub advertise_gossip_addr: String,
     /// Gossip addresses to join through, host:port each.
     pub start_join_addrs: Vec<String>,
-    /// Form a cluster of this node alone if the data directory is empty.
-    pub bootstrap: bool,
+    /// How the node comes into a cluster if the data directory is empty.
+    pub mode: Mode,
+    /// Members that vote, at most.
+    pub voters_max: usize,
+    /// How long a member may be gone before it is removed. `None`: for ever.
+    pub failed_grace: Option<Duration>,
+    /// What gossip is encrypted with, or the file that has it. `None`: it is not.
+    pub encrypt_key: Option<KeySource>,
     /// A level or a filter of the log lines. Not checked here.
     pub log_level: String,
     /// Bytes that the store may hold before writes that let it grow are refused. `None`: no bound.
@@ -77,6 +89,15 @@ pub struct Config {
     pub max_value_bytes: usize,
     /// The largest request.
     pub max_request_bytes: usize,
+}
+
+/// Where the key of gossip is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// In the configuration.
+    Given(EncryptKey),
+    /// In this file, which has to be read with [`EncryptKey`]'s `FromStr`.
+    File(PathBuf),
 }
 
 /// What the machine says, where the configuration does not.
@@ -160,16 +181,21 @@ impl Config {
             Some(name) => name,
             None => host.hostname.clone(),
         };
+        let advertise = advertise_addr(&settings, &bind, rpc_port)?;
         let config = Self {
             data_dir: data_dir(&settings, host, &node_name)?,
-            advertise_addr: advertise_addr(&settings, &bind, rpc_port)?,
+            advertise_gossip_addr: HostPort { host: advertise.host.clone(), port: bind.port }.to_string(),
+            advertise_addr: advertise.to_string(),
             node_name,
             bind_host: if bind.host.is_empty() { "0.0.0.0".into() } else { bind.host },
             gossip_port: bind.port,
             rpc_port,
             metrics_port: settings.required("metrics-port", units::parse_port)?,
             start_join_addrs: settings.optional("start-join-addrs", layer::parse_addresses)?.unwrap_or_default(),
-            bootstrap: settings.required("bootstrap", parse_bool)?,
+            mode: mode(&settings)?,
+            voters_max: settings.required("voters-max", |text| count(text, 1))?,
+            failed_grace: Some(settings.duration("failed-grace", Duration::ZERO)?).filter(|grace| !grace.is_zero()),
+            encrypt_key: encrypt_key(&settings)?,
             log_level: settings.required("log-level", |text| Ok(text.to_owned()))?,
             memory_quota: Some(settings.required("memory-quota", units::parse_size)?).filter(|bytes| *bytes > 0),
             heartbeat_interval: settings.duration("heartbeat-interval", HEARTBEAT_INTERVAL_MIN)?,
@@ -185,6 +211,11 @@ impl Config {
         };
         config.check(&settings)?;
         Ok(config)
+    }
+
+    /// Where gossip listens, host:port.
+    pub fn gossip_listen_addr(&self) -> String {
+        HostPort { host: self.bind_host.clone(), port: self.gossip_port }.to_string()
     }
 
     /// Where gRPC listens, host:port.
@@ -253,7 +284,40 @@ fn data_dir(settings: &Layers<'_>, host: &Host, node_name: &str) -> Result<PathB
     given.or_else(default).ok_or(ConfigError::NoDataDir)
 }
 
-fn advertise_addr(settings: &Layers<'_>, bind: &HostPort, rpc_port: u16) -> Result<String, ConfigError> {
+fn mode(settings: &Layers<'_>) -> Result<Mode, ConfigError> {
+    let alone = settings.required("bootstrap", parse_bool)?;
+    match (alone, settings.required("bootstrap-expect", |text| count(text, 0))?) {
+        (false, 0) => Ok(Mode::Join),
+        (true, 0 | 1) | (false, 1) => Ok(Mode::Alone),
+        (false, nodes) => Ok(Mode::Expect(nodes)),
+        (true, nodes) => Err(settings.invalid(
+            "bootstrap-expect",
+            format!("a cluster of {nodes} nodes, and with bootstrap one of this node alone: only one of the two can be"),
+        )),
+    }
+}
+
+/// A number of nodes.
+fn count(text: &str, min: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (min..=NODES_MAX).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no number of nodes: write one from {min} to {NODES_MAX}"))
+}
+
+fn encrypt_key(settings: &Layers<'_>) -> Result<Option<KeySource>, ConfigError> {
+    let given = settings.optional("encrypt-key", str::parse)?;
+    let file = settings.optional("encrypt-key-file", |text| match text {
+        "" => Err("a file is needed".to_owned()),
+        text => Ok(PathBuf::from(text)),
+    })?;
+    match (given, file) {
+        (Some(_), Some(_)) => {
+            Err(settings.invalid("encrypt-key-file", "the key stands in encrypt-key already: keep one of them".to_owned()))
+        }
+        (given, file) => Ok(given.map(KeySource::Given).or(file.map(KeySource::File))),
+    }
+}
+
+fn advertise_addr(settings: &Layers<'_>, bind: &HostPort, rpc_port: u16) -> Result<HostPort, ConfigError> {
     let given = settings.optional("advertise-addr", |text| {
         let address = match units::parse_host(text).filter(|host| !host.is_empty()) {
             Some(host) => HostPort { host: host.to_owned(), port: rpc_port },
@@ -266,7 +330,7 @@ fn advertise_addr(settings: &Layers<'_>, bind: &HostPort, rpc_port: u16) -> Resu
         }
     })?;
     match given {
-        Some(address) => Ok(address.to_string()),
+        Some(address) => Ok(address),
         None if is_wildcard(&bind.host) => {
             let reason = format!(
                 "{:?} listens on every address, so other nodes can't know which one to use: set advertise-addr to this \
@@ -275,7 +339,7 @@ fn advertise_addr(settings: &Layers<'_>, bind: &HostPort, rpc_port: u16) -> Resu
             );
             Err(settings.invalid("bind-addr", reason))
         }
-        None => Ok(HostPort { host: bind.host.clone(), port: rpc_port }.to_string()),
+        None => Ok(HostPort { host: bind.host.clone(), port: rpc_port }),
     }
 }
 

@@ -53,7 +53,7 @@ pub const SETTINGS: &[Setting] = &[
         "bind-addr",
         "HOST:PORT",
         Some("127.0.0.1:8401"),
-        "The address of gossip. gRPC and metrics listen on the same host",
+        "The address of gossip, by name or number. gRPC and metrics listen on the same host",
     ),
     value("rpc-port", "PORT", Some("8400"), "The port of gRPC, for clients and other nodes"),
     value("metrics-port", "PORT", Some("4000"), "The port of /metrics, /livez and /readyz"),
@@ -61,15 +61,15 @@ pub const SETTINGS: &[Setting] = &[
         "advertise-addr",
         "HOST[:PORT]",
         None,
-        "Where other nodes reach this node's gRPC; needed when bind-addr is a wildcard such as 0.0.0.0 [default: the \
-         host of bind-addr and rpc-port]",
+        "Where other nodes reach this node: the host for gRPC and gossip, the port for gRPC. Needed when bind-addr is a \
+         wildcard such as 0.0.0.0 [default: the host of bind-addr and rpc-port]",
     ),
     Setting {
         name: "start-join-addrs",
         value_name: "HOST:PORT,...",
         default: None,
-        help: "Gossip addresses of nodes to join through. Checked but not used by this version: `mokv member add` joins \
-               a node",
+        help: "Gossip addresses of nodes to join through, tried until one answers, with all that each name resolves to. \
+               One is enough, and this node may be among them",
         is_switch: false,
         is_list: true,
     },
@@ -77,10 +77,38 @@ pub const SETTINGS: &[Setting] = &[
         name: "bootstrap",
         value_name: "BOOL",
         default: Some("false"),
-        help: "Form a new cluster of this node alone, if its data directory is empty. For one node of a new cluster",
+        help: "Form a new cluster of this node alone, if its data directory is empty and no node that it can reach is in a \
+               cluster. For one node of a new cluster",
         is_switch: true,
         is_list: false,
     },
+    value(
+        "bootstrap-expect",
+        "NODES",
+        Some("0"),
+        "Form a new cluster as soon as so many nodes with empty data directories, all told the same number, see each other; \
+         0 is never",
+    ),
+    value(
+        "voters-max",
+        "NODES",
+        Some("7"),
+        "Members that vote, at most; further ones copy the data and serve reads",
+    ),
+    value(
+        "failed-grace",
+        "DURATION",
+        Some("10m"),
+        "How long a member may be gone before it is removed, if enough others are left; 0s is for ever",
+    ),
+    value(
+        "encrypt-key",
+        "KEY",
+        None,
+        "Encrypts gossip: 16, 24 or 32 random bytes in base64, the same on every node (`serf keygen` makes one). Where \
+         others can see the command line, use encrypt-key-file",
+    ),
+    value("encrypt-key-file", "FILE", None, "A file that has the encrypt-key"),
     value("log-level", "LEVEL", Some("info"), "error, warn, info, debug, trace, or a filter like info,openraft=warn"),
     value(
         "memory-quota",

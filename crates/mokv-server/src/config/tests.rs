@@ -1,5 +1,7 @@
 use super::*;
 
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
 fn host() -> Host {
     Host { hostname: "box".into(), home: Some("/home/ann".into()), xdg_state_home: None, is_root: false }
 }
@@ -33,7 +35,9 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.metrics_listen_addr(), "127.0.0.1:4000");
     assert_eq!(config.advertise_addr, "127.0.0.1:8400");
     assert_eq!(config.gossip_port, 8401);
-    assert!(!config.bootstrap);
+    assert_eq!(config.mode, Mode::Join);
+    assert_eq!((config.voters_max, config.failed_grace), (7, Some(Duration::from_secs(600))));
+    assert_eq!((config.gossip_listen_addr().as_str(), config.encrypt_key), ("127.0.0.1:8401", None));
     assert_eq!(config.memory_quota, None);
     assert_eq!(config.log_segment_bytes, 16 << 20);
     assert_eq!((config.max_key_bytes, config.max_value_bytes, config.max_request_bytes), (4096, 1 << 20, 4 << 20));
@@ -48,7 +52,7 @@ fn the_example_of_the_original_project_starts() {
     let config = Config::from_layers(&[file.expect("file")], &host()).expect("config");
     assert_eq!(config.data_dir, PathBuf::from("/tmp/mokv/node-0"));
     assert_eq!(config.start_join_addrs, ["127.0.0.1:8401"]);
-    assert!(config.bootstrap);
+    assert_eq!(config.mode, Mode::Alone);
 }
 
 #[test]
@@ -64,7 +68,8 @@ fn flag_before_environment_before_file_before_default() {
 #[test]
 fn every_setting_of_the_table_is_read_and_checked() {
     for setting in SETTINGS.iter().filter(|setting| setting.name != "log-level") {
-        let bad = if setting.name == "data-dir" { "" } else { "no such value!" };
+        let is_path = ["data-dir", "encrypt-key-file"].contains(&setting.name);
+        let bad = if is_path { "" } else { "no such value!" };
         let message = complaint(with_flags(&[(setting.name, bad)]));
         assert!(message.starts_with(&format!("--{}: ", setting.name)), "{}: {message}", setting.name);
     }
@@ -144,9 +149,11 @@ fn a_wildcard_needs_an_address_for_the_others() {
         assert!(message.contains("set advertise-addr"), "{bind}: {message}");
         let config = with_flags(&[("bind-addr", bind), ("advertise-addr", "db-0.local")]).expect(bind);
         assert_eq!(config.advertise_addr, "db-0.local:8400");
+        assert_eq!(config.advertise_gossip_addr, "db-0.local:8401");
     }
     let config = with_flags(&[("advertise-addr", "[fd00::1]:99")]).expect("IPv6");
     assert_eq!(config.advertise_addr, "[fd00::1]:99");
+    assert_eq!(config.advertise_gossip_addr, "[fd00::1]:8401");
     assert_eq!(with_flags(&[("advertise-addr", "[fd00::1]")]).expect("IPv6").advertise_addr, "[fd00::1]:8400");
     assert!(complaint(with_flags(&[("advertise-addr", "0.0.0.0")])).contains("not one address"));
     let config = with_flags(&[("bind-addr", "[::1]:8401")]).expect("IPv6");
@@ -163,6 +170,10 @@ fn settings_that_contradict_each_other_are_refused() {
         (&[("max-value-bytes", "4MiB")], "the default of max-request-bytes: 4194304 bytes have no room"),
         (&[("max-request-bytes", "9MiB")], "--max-request-bytes: 9MiB is out of range"),
         (&[("heartbeat-interval", "1ms")], "--heartbeat-interval: 1ms is out of range"),
+        (&[("bootstrap", "true"), ("bootstrap-expect", "3")], "--bootstrap-expect: a cluster of 3 nodes, and"),
+        (&[("bootstrap-expect", "65")], "--bootstrap-expect: \"65\" is no number of nodes: write one from 0 to 64"),
+        (&[("voters-max", "0")], "--voters-max: \"0\" is no number of nodes: write one from 1 to 64"),
+        (&[("encrypt-key", KEY), ("encrypt-key-file", "k")], "--encrypt-key-file: the key stands in encrypt-key"),
         (&[("node-name", "")], "--node-name: \"\" is no name"),
         (&[("start-join-addrs", "a:1,b")], "--start-join-addrs: \"b\" is no address"),
     ];
@@ -170,6 +181,31 @@ fn settings_that_contradict_each_other_are_refused() {
         let message = complaint(with_flags(given));
         assert!(message.starts_with(expected), "{given:?}: {message}");
     }
+}
+
+#[test]
+fn a_cluster_begins_in_one_way() {
+    let mode = |given: &[(&str, &str)]| with_flags(given).expect("config").mode;
+    assert_eq!(mode(&[("bootstrap-expect", "3")]), Mode::Expect(3));
+    assert_eq!(mode(&[("bootstrap-expect", "1")]), Mode::Alone);
+    assert_eq!(mode(&[("bootstrap", "true"), ("bootstrap-expect", "0")]), Mode::Alone);
+    assert_eq!(mode(&[("bootstrap-expect", "0")]), Mode::Join);
+}
+
+#[test]
+fn a_key_is_given_or_in_a_file_and_never_shown() {
+    let config = with_flags(&[("encrypt-key", KEY)]).expect("config");
+    assert!(!format!("{config:?}").contains(KEY));
+    assert_eq!(config.encrypt_key, Some(KeySource::Given(KEY.parse().expect("a key"))));
+    let config = with_flags(&[("encrypt-key-file", "/run/key")]).expect("config");
+    assert_eq!(config.encrypt_key, Some(KeySource::File("/run/key".into())));
+    let message = complaint(with_flags(&[("encrypt-key", "c2VjcmV0")]));
+    assert!(message.starts_with("--encrypt-key: this is no key") && !message.contains("c2Vj"), "{message}");
+}
+
+#[test]
+fn failed_members_may_stay_for_ever() {
+    assert_eq!(with_flags(&[("failed-grace", "0s")]).expect("config").failed_grace, None);
 }
 
 #[test]

@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+
 /// Reads a duration: a whole number and one of `ms`, `s`, `m`, `h`.
 ///
 /// # Errors
@@ -98,6 +101,33 @@ pub(super) fn parse_host(text: &str) -> Option<&str> {
     text.chars().all(allowed).then_some(text)
 }
 
+/// A key of gossip's encryption. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptKey(Vec<u8>);
+
+impl EncryptKey {
+    /// The bytes: 16, 24 or 32.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EncryptKey(..)")
+    }
+}
+
+impl FromStr for EncryptKey {
+    type Err = String;
+
+    /// Reads base64. What is wrong is not shown either: it may be almost a key.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let key = BASE64.decode(text.trim()).ok().filter(|key| matches!(key.len(), 16 | 24 | 32));
+        key.map(Self).ok_or_else(|| "this is no key: write 16, 24 or 32 bytes in base64".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -136,6 +166,19 @@ mod tests {
         {
             assert!(text.parse::<HostPort>().is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn keys_are_base64_of_three_lengths() {
+        let key = |text: &str| text.parse::<EncryptKey>().map(|key| key.bytes().to_vec());
+        assert_eq!(key("AAECAwQFBgcICQoLDA0ODw=="), Ok((0..16).collect()));
+        assert_eq!(key("AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\n"), Ok((0..24).collect()));
+        assert_eq!(key("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), Ok((0..32).collect()));
+        for text in ["", "AAEC", "AAECAwQFBgcICQoLDA0ODw", "AAECAwQFBgcICQoLDA0ODx==", "AAECAwQFBgcICQoLDA0OD!=="] {
+            assert!(key(text).is_err(), "{text:?} was taken");
+        }
+        let complaint = "c2VjcmV0".parse::<EncryptKey>().expect_err("too short");
+        assert!(!complaint.contains("c2Vj"), "{complaint}");
     }
 
     proptest! {

@@ -1,13 +1,16 @@
 //! A crash, a kill and a failure at every call, with every choice of what is left: an identity is whole or not there, and
 //! what was returned once stays.
 
+use super::promise::{Founder, Proposal};
 use super::*;
 use crate::disk::crash_points::CrashPoints;
 use crate::disk::sim::SimDisk;
+use crate::formation::core::{Me, Mode, Question, Step, take};
 use crate::raft::log::{Log, LogOptions};
 use crate::runtime::DiskTasks;
 
 const DIR: &str = "/data";
+const OTHER_CLUSTER: &str = "ffffffffffffffffffffffffffffffff";
 const CLUSTER: &str = "0f2c9a4be67d4c5e9a3b1d2c4e5f6071";
 
 /// Each process has other random numbers.
@@ -21,8 +24,23 @@ struct Promise {
     identity: Identity,
 }
 
-/// What a node does with its identity in its first lives: it is created, gets a log, joins a cluster, is renamed twice. Ends
-/// with the first failure.
+/// Changes the identity by a rule.
+async fn change(dir: &DataDir, rule: impl FnOnce(&mut Identity)) -> Result<(), IdentityError> {
+    dir.change(rule, |_| async { Ok(()) }.boxed()).await
+}
+
+/// Asks the node for a promise, as another one would.
+async fn ask_for_promise(dir: &DataDir, cluster_id: &str) -> Result<(), IdentityError> {
+    let me = Me { name: "first".into(), rpc_addr: "first:1".into(), mode: Mode::Expect(2) };
+    let Identity { node_id, pledge, .. } = dir.identity();
+    let ours = Founder { node_id, turn: pledge.turn, name: me.name.clone(), rpc_addr: me.rpc_addr.clone() };
+    let other = Founder { node_id: 7, turn: 3, name: "other".into(), rpc_addr: "other:1".into() };
+    let proposal = Proposal { cluster_id: cluster_id.into(), founders: vec![ours, other] };
+    change(dir, |identity| take(&me, identity, Question::Promise(proposal), false)).await
+}
+
+/// What a node does with its identity in its first lives: it is created, gets a log, promises itself to a cluster that is not
+/// formed and to one that it becomes a member of, is renamed twice. Ends with the first failure.
 async fn live(disk: &SimDisk, promises: &mut Vec<Promise>) -> Result<(), IdentityError> {
     for (process, name) in [(1, "first"), (2, "first"), (3, "second"), (4, "a name that is longer than the others")] {
         let dir = open_as(disk, process, name).await?;
@@ -32,8 +50,13 @@ async fn live(disk: &SimDisk, promises: &mut Vec<Promise>) -> Result<(), Identit
         if let Ok(log) = Log::open(&tasks, Arc::new(disk.clone()), dir.log_dir(), log_options).await {
             log.close().await.ok();
         }
-        if process == 2 {
-            dir.set_cluster_id(CLUSTER).await?;
+        if process <= 2 {
+            let cluster_id = if process == 1 { OTHER_CLUSTER } else { CLUSTER };
+            ask_for_promise(&dir, cluster_id).await?;
+            promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
+            let before = dir.identity();
+            let step = if process == 1 { Step::Release } else { Step::Form };
+            change(&dir, |identity| step.carry_out(&before, identity)).await?;
             promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
         }
         dir.close();
@@ -48,8 +71,20 @@ async fn check(disk: &SimDisk, calls: usize, promises: &[Promise]) -> Identity {
     if let Some(promise) = promises.iter().rfind(|promise| promise.calls <= calls) {
         assert_eq!(found.node_id, promise.identity.node_id, "after {calls} calls");
         assert!(promise.identity.cluster_id.is_none() || found.cluster_id.is_some(), "after {calls} calls");
+        // A turn that is over does not come back.
+        assert!(found.pledge.turn >= promise.identity.pledge.turn, "after {calls} calls");
     }
     found
+}
+
+/// After so many calls a node has the promise that it had made, or what it was about to do with it.
+fn check_promise(found: &Identity, calls: usize, promises: &[Promise]) {
+    let is_found = |promise: &Promise| {
+        (&promise.identity.cluster_id, &promise.identity.pledge) == (&found.cluster_id, &found.pledge)
+    };
+    let last = promises.iter().rfind(|promise| promise.calls <= calls);
+    let next = promises.iter().find(|promise| promise.calls > calls);
+    assert!(last.is_none_or(is_found) || next.is_some_and(is_found), "after {calls} calls: {found:?}");
 }
 
 async fn recorded_lives() -> (Vec<SimDisk>, Vec<Promise>) {
@@ -57,7 +92,9 @@ async fn recorded_lives() -> (Vec<SimDisk>, Vec<Promise>) {
     disk.record();
     live(&disk, &mut promises).await.expect("a disk that works");
     let ids: Vec<NodeId> = promises.iter().map(|promise| promise.identity.node_id).collect();
-    assert_eq!(ids, vec![ids[0]; 5]);
+    assert_eq!(ids, vec![ids[0]; 8]);
+    let promised: Vec<bool> = promises.iter().map(|promise| promise.identity.pledge.promise.is_some()).collect();
+    assert_eq!(promised, [false, true, false, false, true, true, true, true]);
     (disk.recorded(), promises)
 }
 
@@ -69,6 +106,7 @@ async fn a_crash_at_any_call_leaves_a_whole_identity_or_none() {
         for crash in points.crashes(image) {
             crash.record();
             let found = check(&crash, calls, &promises).await;
+            check_promise(&found, calls, &promises);
             for during in crash.recorded() {
                 for second in points.second_crashes(&during) {
                     check(&second, calls, &promises).await;
@@ -164,4 +202,34 @@ async fn every_changed_bit_and_every_cut_is_refused_with_the_file() {
     for len in 0..text.len() {
         refused(&|bytes| bytes.truncate(len)).await;
     }
+}
+
+/// A directory becomes that of a new node at once, or stays that of the old one.
+#[tokio::test]
+async fn a_crash_while_the_directory_changes_its_node_leaves_one_of_the_two() {
+    let mut points = CrashPoints::new(4);
+    let disk = SimDisk::default();
+    let dir = open_as(&disk, 1, "first").await.expect("new");
+    dir.set_cluster_id(CLUSTER).await.expect("cluster");
+    let tasks = Tasks::new(1, DiskTasks::Inline);
+    let log = Log::open(&tasks, Arc::new(disk.clone()), dir.log_dir(), LogOptions::default());
+    log.await.expect("log").close().await.expect("closed");
+    let old = dir.identity();
+    disk.record();
+    dir.start_anew().await.expect("a disk that works");
+    let new = dir.identity();
+    assert!(new.node_id != old.node_id && new.cluster_id.is_none() && new.name == old.name);
+    assert_ne!(dir.log_dir(), Path::new(DIR).join(LOG), "a log of its own");
+    dir.close();
+    let images = disk.recorded();
+    let last = images.len() - 1;
+    for (calls, image) in images.iter().enumerate() {
+        for crash in points.crashes(image) {
+            let found = open_as(&crash, 2, "first").await.expect("it opens").identity();
+            assert!(found == old && calls < last || found == new, "after {calls} calls: {found:?}");
+        }
+    }
+    let kept = decode(Path::new("identity-1"), disk.content(&Path::new(DIR).join("identity-1")).as_slice());
+    assert_eq!(kept.expect("the old one's"), old);
+    points.report("a new node in the directory", 10, 0);
 }

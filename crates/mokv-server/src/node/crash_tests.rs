@@ -20,7 +20,7 @@ use crate::disk::crash_points::CrashPoints;
 use crate::disk::sim::SimDisk;
 use crate::raft::drop_overruled;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::{self, Entry, Membership, SnapshotMeta, TypeConfig, Vote};
+use crate::raft::types::{self, Entry, MemberInfo, Membership, SnapshotMeta, TypeConfig, Vote};
 use crate::runtime::DiskTasks;
 use crate::store::StateHash;
 

@@ -244,13 +244,13 @@ impl Raft {
         self.raft.is_initialized().await.unwrap_or(false)
     }
 
-    /// Forms a cluster of this node alone.
+    /// Gives this node the first membership of its cluster, all of them voters. Each of them may be given it, as long as it is
+    /// the same.
     ///
     /// # Errors
     ///
     /// The node is in a cluster already, or its log failed.
-    pub async fn initialize(&self, me: MemberInfo) -> Result<(), ChangeError> {
-        let members = BTreeMap::from([(self.node_id, me)]);
+    pub async fn initialize(&self, members: BTreeMap<NodeId, MemberInfo>) -> Result<(), ChangeError> {
         self.raft.initialize(members).await.map_err(|error| ChangeError::Refused(error.to_string()))
     }
 
@@ -425,6 +425,13 @@ impl Raft {
     /// How long a transfer may take before it is asked for again: longer than one that works, shorter than an election.
     pub fn transfer_retry(&self) -> Duration {
         self.transfer_retry
+    }
+
+    /// Stands for election now, if the others would have it.
+    pub async fn stand_for_election(&self) {
+        if let Err(fatal) = self.raft.trigger().elect(true).await {
+            tracing::warn!(%fatal, "no election");
+        }
     }
 
     /// Starts a snapshot in the background.

@@ -158,6 +158,7 @@ fn status_to_proto(status: NodeStatus) -> StatusResponse {
         ready,
         not_ready_reason,
         disk_full: status.disk_full,
+        warning: status.warning.unwrap_or_default(),
     }
 }
 

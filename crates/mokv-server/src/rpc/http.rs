@@ -130,7 +130,10 @@ impl Pages {
             "/metrics" => self.metrics(),
             "/livez" => page(StatusCode::OK, "ok\n"),
             "/readyz" => match &*self.node.readiness().borrow() {
-                Readiness::Ready => page(StatusCode::OK, "ok\n"),
+                Readiness::Ready => match &self.node.formation().outlook().borrow().warning {
+                    None => page(StatusCode::OK, "ok\n"),
+                    Some(warning) => page(StatusCode::OK, format!("ok, but {warning}\n")),
+                },
                 Readiness::NotReady(reason) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             _ => page(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),

@@ -15,8 +15,8 @@ use mokv_proto::internal::join_server::{Join, JoinServer};
 use mokv_proto::internal::peer_client::PeerClient;
 use mokv_proto::internal::peer_server::{Peer as PeerRpc, PeerServer};
 use mokv_proto::internal::{
-    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ForwardRequest,
-    ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
+    AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
     SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tonic::body::Body;
@@ -179,6 +179,10 @@ impl Peer for GrpcPeer {
     async fn adopt(&self, request: AdoptRequest) -> Result<AdoptResponse, Status> {
         Ok(self.join()?.adopt(request).await?.into_inner())
     }
+
+    async fn form(&self, request: FormRequest) -> Result<FormResponse, Status> {
+        Ok(self.join()?.form(request).await?.into_inner())
+    }
 }
 
 /// The answering side.
@@ -293,5 +297,9 @@ impl Join for Answering {
 
     async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptResponse>, Status> {
         self.0.adopt(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn form(&self, request: Request<FormRequest>) -> Result<Response<FormResponse>, Status> {
+        self.0.form(request.into_inner()).await.map(Response::new)
     }
 }

@@ -14,6 +14,7 @@ use mokv_proto::api::{
 use mokv_proto::cluster::cluster_client::ClusterClient;
 use mokv_proto::cluster::{AddMemberRequest, StatusRequest, StatusResponse};
 use mokv_server::disk::OsDisk;
+use mokv_server::formation::core::Mode;
 use mokv_server::node::{Limits, NodeOptions, Seams};
 use mokv_server::raft::RaftOptions;
 use mokv_server::raft::log::LogOptions;
@@ -92,7 +93,7 @@ impl Cluster {
             data_dir: node.data_dir.clone(),
             name: node.name.clone(),
             rpc_addr: node.addr.to_string(),
-            bootstrap: index == 0,
+            mode: if index == 0 { Mode::Alone } else { Mode::Join },
             raft: RaftOptions {
                 heartbeat_interval: Duration::from_millis(100),
                 election_timeout_min: Duration::from_millis(500),
@@ -109,7 +110,12 @@ impl Cluster {
         };
         change(&mut options);
         let tasks = Tasks::from_os().expect("seed");
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
+        let seams = Seams {
+            tasks: tasks.clone(),
+            disk: Arc::new(OsDisk),
+            peers: Arc::new(GrpcNetwork::default()),
+            surroundings: None,
+        };
         let listeners = Listeners {
             rpc: TcpListener::bind(node.addr).await.expect("rpc port"),
             metrics: TcpListener::bind(node.metrics).await.expect("metrics port"),
@@ -118,7 +124,7 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            let ended = tasks.scope(serving.run(seams, shutdown)).await;
+            let ended = tasks.scope(serving.run(seams, shutdown)).await.map(drop);
             if let Err(error) = &ended {
                 eprintln!("the node ended: {error}");
             }

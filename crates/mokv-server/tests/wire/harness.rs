@@ -13,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use mokv_client::Client;
 use mokv_server::disk::sim::SimDisk;
+use mokv_server::formation::core::Mode;
 use mokv_server::node::{Limits, Node, NodeOptions, Seams};
 use mokv_server::peer::Caller;
 use mokv_server::raft::RaftOptions;
@@ -185,7 +186,7 @@ impl Host {
         let tasks = Tasks::new(self.seed ^ (start << 32), DiskTasks::Inline);
         let disk = self.disk.borrow().clone();
         let peers = Arc::new(GrpcNetwork::new(sockets::connect));
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(disk), peers };
+        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(disk), peers, surroundings: None };
         let serving = async {
             let node = Node::start(seams, self.options.clone()).await?;
             let server = rpc::Server::new(node.clone())
@@ -212,7 +213,7 @@ impl World {
                 data_dir: PathBuf::from("/data"),
                 name: name(index),
                 rpc_addr: address(index),
-                bootstrap: index == 0,
+                mode: if index == 0 { Mode::Alone } else { Mode::Join },
                 raft: RaftOptions {
                     heartbeat_interval: Duration::from_millis(150),
                     election_timeout_min: Duration::from_millis(700),

@@ -25,6 +25,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::peer::GrpcNetwork;
 use super::{DOMAIN, Server, Service};
 use crate::disk::OsDisk;
+use crate::formation::core::Mode;
 use crate::node::{Limits, Node, NodeOptions, Readiness, Seams};
 use crate::raft::RaftOptions;
 use crate::raft::log::LogOptions;
@@ -66,7 +67,7 @@ impl Setup {
             data_dir: dir.path().join("data"),
             name: "node-0".into(),
             rpc_addr: "127.0.0.1:8400".into(),
-            bootstrap: self.leads,
+            mode: if self.leads { Mode::Alone } else { Mode::Join },
             raft: RaftOptions {
                 heartbeat_interval: Duration::from_millis(50),
                 election_timeout_min: Duration::from_millis(150),
@@ -82,7 +83,7 @@ impl Setup {
             snapshot_log_bytes: 64 << 20,
         };
         let tasks = Tasks::from_os().expect("seed");
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
+        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()), surroundings: None };
         let node = tasks.scope(Node::start(seams, options)).await.expect("start");
         if self.leads {
             let ready = |readiness: &Readiness| *readiness == Readiness::Ready;
