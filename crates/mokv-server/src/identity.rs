@@ -9,11 +9,15 @@
 //! node-id = 5577006791947779410
 //! cluster-id = 0f2c9a4be67d4c5e9a3b1d2c4e5f6071
 //! name = node-0
+//! incarnation = 2
+//! starts = 8c1f0a64e2b95d37 03d2c8e1b7f4a695
 //! crc32 = 3f9a01c2
 //! ```
 //!
-//! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. `crc32` is of all bytes before
-//! its line.
+//! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. `incarnation` counts the starts,
+//! `starts` has the numbers of the last ones, oldest first ([`Lineage`]); both are missing before the first start. A line
+//! `refused = REASON` says that others know this directory to be an old copy: it is never used again. `crc32` is of all
+//! bytes before its line.
 
 use std::fmt::Write;
 use std::io;
@@ -24,6 +28,8 @@ use rand::Rng;
 use tokio::sync::watch;
 
 use crate::disk::{self, Disk, Lock};
+use crate::incarnation::Lineage;
+use crate::mutants::mutant;
 use crate::raft::types::NodeId;
 use crate::runtime::Tasks;
 
@@ -43,6 +49,10 @@ pub struct Identity {
     pub cluster_id: Option<String>,
     /// The name that the node was last started with.
     pub name: String,
+    /// Its starts.
+    pub lineage: Lineage,
+    /// Why the directory must not be used any more.
+    pub refused: Option<String>,
 }
 
 /// Why a data directory can't be used. Nothing in it was changed.
@@ -86,6 +96,14 @@ pub enum IdentityError {
         .0.display()
     )]
     Missing(PathBuf),
+    /// Other nodes know that the directory is an old copy.
+    #[error("{} was refused before: {reason}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The node is in another cluster already.
     #[error("this node belongs to cluster {ours}, not {theirs}")]
     OtherCluster {
@@ -173,6 +191,38 @@ impl DataDir {
             }
             None => identity.cluster_id = Some(cluster_id.to_owned()),
         }
+        self.write(identity).await
+    }
+
+    /// Counts a start, durably. From here on others may hear of it.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`].
+    pub async fn begin_start(&self) -> Result<Lineage, IdentityError> {
+        let _alone = self.inner.changing.lock().await;
+        let identity = self.identity();
+        let lineage = identity.lineage.next(self.inner.tasks.rng().next_u64());
+        if !mutant!(StartBeforeSync) {
+            self.write(Identity { lineage: lineage.clone(), ..identity }).await?;
+        }
+        Ok(lineage)
+    }
+
+    /// Notes, durably, that the directory must not be used any more. It says why at each start.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`].
+    pub async fn refuse(&self, reason: &str) -> Result<(), IdentityError> {
+        let _alone = self.inner.changing.lock().await;
+        // A line of the file.
+        let refused = Some(reason.replace('\n', " "));
+        self.write(Identity { refused, ..self.identity() }).await
+    }
+
+    /// Writes the file. The caller holds `changing`.
+    async fn write(&self, identity: Identity) -> Result<(), IdentityError> {
         let (disk, path, encoded) = (self.inner.disk.clone(), self.inner.path.join(FILE), encode(&identity));
         let writing = {
             let path = path.clone();
@@ -219,6 +269,9 @@ async fn open(
     let identity = match disk::read(&*disk, &file).await {
         Ok(bytes) => {
             let identity = decode(&file, &bytes)?;
+            if let Some(reason) = identity.refused {
+                return Err(IdentityError::Refused { path: file, reason });
+            }
             // A process that was killed may have given the file a name that is not durable yet, and from here on others
             // hear of this node.
             disk.sync_dir(&path).await.map_err(failed(&path))?;
@@ -230,7 +283,8 @@ async fn open(
             if has_log {
                 return Err(IdentityError::Missing(path));
             }
-            Identity { node_id: new_id, cluster_id: None, name: String::new() }
+            let (cluster_id, name, refused) = (None, String::new(), None);
+            Identity { node_id: new_id, cluster_id, name, lineage: Lineage::default(), refused }
         }
         Err(error) => return Err(failed(&file)(error)),
     };
@@ -248,6 +302,14 @@ fn encode(identity: &Identity) -> String {
         text.push_str(&format!("cluster-id = {cluster_id}\n"));
     }
     text.push_str(&format!("name = {}\n", identity.name));
+    let lineage = &identity.lineage;
+    if !lineage.numbers().is_empty() {
+        let numbers: Vec<String> = lineage.numbers().iter().map(|number| format!("{number:016x}")).collect();
+        text.push_str(&format!("incarnation = {}\nstarts = {}\n", lineage.start().incarnation, numbers.join(" ")));
+    }
+    if let Some(reason) = &identity.refused {
+        text.push_str(&format!("refused = {reason}\n"));
+    }
     let crc = crc32fast::hash(text.as_bytes());
     // Writing to a string can't fail.
     let _ = writeln!(text, "crc32 = {crc:08x}");
@@ -274,10 +336,17 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
         return Err(damaged("its checksum does not match"));
     }
     let node_id = field("node-id").and_then(|id| id.parse().ok()).filter(|id| *id != 0);
+    // Directories of the first releases have neither.
+    let incarnation = field("incarnation").map_or(Some(0), |incarnation| incarnation.parse().ok());
+    let starts = field("starts").unwrap_or_default().split_whitespace();
+    let numbers = starts.map(|number| u64::from_str_radix(number, 16)).collect::<Result<Vec<_>, _>>().ok();
+    let lineage = incarnation.zip(numbers).and_then(|(incarnation, numbers)| Lineage::from_parts(incarnation, numbers));
     Ok(Identity {
         node_id: node_id.ok_or_else(|| damaged("it has no node id"))?,
         cluster_id: field("cluster-id").map(str::to_owned),
         name: field("name").unwrap_or_default().to_owned(),
+        lineage: lineage.ok_or_else(|| damaged("its starts make no sense"))?,
+        refused: field("refused").map(str::to_owned),
     })
 }
 
@@ -311,6 +380,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_start_is_counted_and_a_refusal_is_for_ever() {
+        let dir = tempfile::TempDir::new().expect("directory");
+        let first = open_dir(dir.path(), "a").await.expect("new");
+        assert_eq!(first.identity().lineage, Lineage::default());
+        let one = first.begin_start().await.expect("start");
+        first.close();
+        let second = open_dir(dir.path(), "a").await.expect("again");
+        assert_eq!(second.identity().lineage, one);
+        let two = second.begin_start().await.expect("start");
+        assert_eq!((two.start().incarnation, two.numbers().len()), (2, 2));
+        two.check_after(one.start()).expect("the next one");
+        second.refuse("an old copy:\nmove it away").await.expect("note");
+        second.close();
+        match open_dir(dir.path(), "a").await {
+            Err(IdentityError::Refused { reason, .. }) => assert_eq!(reason, "an old copy: move it away"),
+            other => panic!("{:?}", other.map(|dir| dir.identity())),
+        }
+    }
+
+    /// As it was before starts were counted.
+    #[test]
+    fn a_directory_of_an_earlier_release_is_in_incarnation_0() {
+        let body = format!("{HEADER}\nformat-version = 1\nnode-id = 7\nname = a\n");
+        let text = format!("{body}crc32 = {:08x}\n", crc32fast::hash(body.as_bytes()));
+        let identity = decode(Path::new("identity"), text.as_bytes()).expect("decode");
+        assert_eq!((identity.node_id, identity.lineage), (7, Lineage::default()));
+    }
+
+    #[tokio::test]
     async fn a_directory_has_one_process() {
         let dir = tempfile::TempDir::new().expect("directory");
         let first = open_dir(dir.path(), "a").await.expect("first");
@@ -334,7 +432,9 @@ mod tests {
 
     #[test]
     fn every_changed_byte_and_every_cut_is_found() {
-        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a = b".into() };
+        let lineage = Lineage::default().next(11).next(u64::MAX);
+        let (cluster_id, refused) = (Some("c".into()), Some("an old = copy".into()));
+        let identity = Identity { node_id: 7, cluster_id, name: "a = b".into(), lineage, refused };
         let text = encode(&identity);
         let path = Path::new("identity");
         assert_eq!(decode(path, text.as_bytes()).expect("decode"), identity);

@@ -17,6 +17,8 @@ pub mod disk;
 pub mod error;
 pub mod forward;
 pub mod identity;
+pub mod incarnation;
+pub mod introduction;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
