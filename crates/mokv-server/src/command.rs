@@ -8,6 +8,9 @@ use bytes::Bytes;
 use mokv_proto::internal;
 use prost::Message;
 
+use crate::incarnation::Lineage;
+use crate::raft::types::NodeId;
+
 pub use mokv_proto::internal::command::Op;
 pub use mokv_proto::internal::outcome::Result as OutcomeResult;
 pub use mokv_proto::internal::{Command, Outcome, Rejection, RequestId};
@@ -79,6 +82,12 @@ pub fn delete(key: impl Into<Bytes>) -> Command {
 /// The opening of a session.
 pub fn open_session() -> Command {
     Command { id: None, op: Some(Op::OpenSession(internal::OpenSession {})) }
+}
+
+/// That a member has started.
+pub fn record_start(node_id: NodeId, lineage: &Lineage) -> Command {
+    let (incarnation, numbers) = (lineage.start().incarnation, lineage.numbers().to_vec());
+    Command { id: None, op: Some(Op::RecordStart(internal::RecordStart { node_id, incarnation, numbers })) }
 }
 
 #[cfg(test)]

@@ -9,13 +9,17 @@
 //! node-id = 5577006791947779410
 //! cluster-id = 0f2c9a4be67d4c5e9a3b1d2c4e5f6071
 //! name = node-0
+//! incarnation = 2
+//! starts = 8c1f0a64e2b95d37 03d2c8e1b7f4a695
 //! crc32 = 3f9a01c2
 //! ```
 //!
 //! `cluster-id` is missing until the node is in a cluster, and never changes afterwards. [`promise`] has the lines of a node
-//! that is on its way into its first one. `generation = 2` says that this is the second node in the directory: it keeps
-//! its log and its snapshots in `log-2` and `snapshots-2` (see [`DataDir::start_anew`]). `crc32` is of all bytes before its
-//! line.
+//! that is on its way into its first one. `incarnation` counts the starts, `starts` has the numbers of the last ones, oldest
+//! first ([`Lineage`]); both are missing before the first start. A line `refused = REASON` says that others know this
+//! directory to be an old copy: it is never used again. `generation = 2` says that this is the second node in the
+//! directory: it keeps its log and its snapshots in `log-2` and `snapshots-2` (see [`DataDir::start_anew`]). `crc32` is of
+//! all bytes before its line.
 
 use std::fmt::Write;
 use std::io;
@@ -28,6 +32,8 @@ use rand::Rng;
 use tokio::sync::watch;
 
 use crate::disk::{self, Disk, Lock};
+use crate::incarnation::Lineage;
+use crate::mutants::mutant;
 use crate::raft::types::NodeId;
 use crate::runtime::Tasks;
 
@@ -55,6 +61,18 @@ pub struct Identity {
     pub pledge: Pledge,
     /// How many nodes this directory has been that of, this one included.
     pub generation: u32,
+    /// Its starts.
+    pub lineage: Lineage,
+    /// Why the directory must not be used any more.
+    pub refused: Option<String>,
+}
+
+impl Identity {
+    /// That of a new node, in no cluster.
+    pub fn new(node_id: NodeId, name: String) -> Self {
+        let (pledge, lineage) = (Pledge::default(), Lineage::default());
+        Self { node_id, cluster_id: None, name, pledge, generation: 1, lineage, refused: None }
+    }
 }
 
 /// Why a data directory can't be used. Nothing in it was changed.
@@ -105,12 +123,22 @@ pub enum IdentityError {
     #[error("consensus did not take the cluster's first membership: {0}")]
     NotFounded(String),
     /// The node has promised itself to a cluster that is being formed.
-    #[error("this node has promised itself to cluster {promised}, which is being formed, and can't be in {theirs} before that is given up")]
+    #[error(
+        "this node has promised itself to cluster {promised}, which is being formed, and can't be in {theirs} before that is given up"
+    )]
     Promised {
         /// Where it will be.
         promised: String,
         /// Where it was asked to be.
         theirs: String,
+    },
+    /// Other nodes know that the directory is an old copy.
+    #[error("{} was refused before: {reason}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
     },
     /// The node is in another cluster already.
     #[error("this node belongs to cluster {ours}, not {theirs}")]
@@ -222,7 +250,7 @@ impl DataDir {
         self.write(format!("{FILE}-{}", old.generation), &old).await?;
         let rule = |identity: &mut Identity| {
             let (name, generation) = (identity.name.clone(), identity.generation + 1);
-            *identity = Identity { node_id, cluster_id: None, name, pledge: Pledge::default(), generation };
+            *identity = Identity { generation, ..Identity::new(node_id, name) };
         };
         self.change(rule, |_| async { Ok(()) }.boxed()).await
     }
@@ -258,6 +286,34 @@ impl DataDir {
         }
         self.inner.identity.send_replace(identity);
         Ok(result)
+    }
+
+    /// Counts a start, durably. From here on others may hear of it.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`].
+    pub async fn begin_start(&self) -> Result<Lineage, IdentityError> {
+        let number = self.inner.tasks.rng().next_u64();
+        if mutant!(StartBeforeSync) {
+            return Ok(self.identity().lineage.next(number));
+        }
+        let rule = |identity: &mut Identity| {
+            identity.lineage = identity.lineage.next(number);
+            identity.lineage.clone()
+        };
+        self.change(rule, |_| async { Ok(()) }.boxed()).await
+    }
+
+    /// Notes, durably, that the directory must not be used any more. It says why at each start.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`].
+    pub async fn refuse(&self, reason: &str) -> Result<(), IdentityError> {
+        // A line of the file.
+        let rule = |identity: &mut Identity| identity.refused = Some(reason.replace('\n', " "));
+        self.change(rule, |_| async { Ok(()) }.boxed()).await
     }
 
     async fn write(&self, name: String, identity: &Identity) -> Result<(), IdentityError> {
@@ -298,6 +354,9 @@ async fn open(
     let identity = match disk::read(&*disk, &file).await {
         Ok(bytes) => {
             let identity = decode(&file, &bytes)?;
+            if let Some(reason) = identity.refused {
+                return Err(IdentityError::Refused { path: file, reason });
+            }
             // A process that was killed may have given the file a name that is not durable yet, and from here on others
             // hear of this node.
             disk.sync_dir(&path).await.map_err(failed(&path))?;
@@ -309,8 +368,7 @@ async fn open(
             if has_log {
                 return Err(IdentityError::Missing(path));
             }
-            let pledge = Pledge::default();
-            Identity { node_id: new_id, cluster_id: None, name: String::new(), pledge, generation: 1 }
+            Identity::new(new_id, String::new())
         }
         Err(error) => return Err(failed(&file)(error)),
     };
@@ -332,6 +390,14 @@ fn encode(identity: &Identity) -> String {
         text.push_str(&format!("generation = {}\n", identity.generation));
     }
     identity.pledge.encode(&mut text);
+    let lineage = &identity.lineage;
+    if !lineage.numbers().is_empty() {
+        let numbers: Vec<String> = lineage.numbers().iter().map(|number| format!("{number:016x}")).collect();
+        text.push_str(&format!("incarnation = {}\nstarts = {}\n", lineage.start().incarnation, numbers.join(" ")));
+    }
+    if let Some(reason) = &identity.refused {
+        text.push_str(&format!("refused = {reason}\n"));
+    }
     let crc = crc32fast::hash(text.as_bytes());
     // Writing to a string can't fail.
     let _ = writeln!(text, "crc32 = {crc:08x}");
@@ -360,6 +426,11 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
         return Err(damaged("its checksum does not match"));
     }
     let node_id = field("node-id").and_then(|id| id.parse().ok()).filter(|id| *id != 0);
+    // Directories of the first releases have neither.
+    let incarnation = field("incarnation").map_or(Some(0), |incarnation| incarnation.parse().ok());
+    let starts = field("starts").unwrap_or_default().split_whitespace();
+    let numbers = starts.map(|number| u64::from_str_radix(number, 16)).collect::<Result<Vec<_>, _>>().ok();
+    let lineage = incarnation.zip(numbers).and_then(|(incarnation, numbers)| Lineage::from_parts(incarnation, numbers));
     Ok(Identity {
         node_id: node_id.ok_or_else(|| damaged("it has no node id"))?,
         cluster_id: field("cluster-id").map(str::to_owned),
@@ -368,6 +439,8 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
         generation: field("generation")
             .map_or(Some(1), |generation| generation.parse().ok())
             .ok_or_else(|| damaged("its generation makes no sense"))?,
+        lineage: lineage.ok_or_else(|| damaged("its starts make no sense"))?,
+        refused: field("refused").map(str::to_owned),
     })
 }
 
@@ -398,6 +471,35 @@ mod tests {
         drop(renamed);
         assert_eq!(open_dir(&path, "new").await.expect("again").identity(), known);
         assert_eq!(known.cluster_id.as_deref(), Some("c1"));
+    }
+
+    #[tokio::test]
+    async fn each_start_is_counted_and_a_refusal_is_for_ever() {
+        let dir = tempfile::TempDir::new().expect("directory");
+        let first = open_dir(dir.path(), "a").await.expect("new");
+        assert_eq!(first.identity().lineage, Lineage::default());
+        let one = first.begin_start().await.expect("start");
+        first.close();
+        let second = open_dir(dir.path(), "a").await.expect("again");
+        assert_eq!(second.identity().lineage, one);
+        let two = second.begin_start().await.expect("start");
+        assert_eq!((two.start().incarnation, two.numbers().len()), (2, 2));
+        two.check_after(one.start()).expect("the next one");
+        second.refuse("an old copy:\nmove it away").await.expect("note");
+        second.close();
+        match open_dir(dir.path(), "a").await {
+            Err(IdentityError::Refused { reason, .. }) => assert_eq!(reason, "an old copy: move it away"),
+            other => panic!("{:?}", other.map(|dir| dir.identity())),
+        }
+    }
+
+    /// As it was before starts were counted.
+    #[test]
+    fn a_directory_of_an_earlier_release_is_in_incarnation_0() {
+        let body = format!("{HEADER}\nformat-version = 1\nnode-id = 7\nname = a\n");
+        let text = format!("{body}crc32 = {:08x}\n", crc32fast::hash(body.as_bytes()));
+        let identity = decode(Path::new("identity"), text.as_bytes()).expect("decode");
+        assert_eq!((identity.node_id, identity.lineage), (7, Lineage::default()));
     }
 
     #[tokio::test]
@@ -433,8 +535,10 @@ mod tests {
         let proposal = promise::Proposal { cluster_id: "0a".repeat(16), founders: vec![founder(7, 2), founder(8, 0)] };
         let promise = promise::Promise { proposal, without: [8, 9].into() };
         let pledge = Pledge { turn: 3, promise: Some(promise) };
+        let lineage = Lineage::default().next(11).next(u64::MAX);
+        let (cluster_id, refused) = (Some("c".into()), Some("an old = copy".into()));
         let identity =
-            Identity { node_id: 7, cluster_id: Some("c".into()), name: "a = b".into(), pledge, generation: 2 };
+            Identity { node_id: 7, cluster_id, name: "a = b".into(), pledge, generation: 2, lineage, refused };
         let text = encode(&identity);
         let path = Path::new("identity");
         assert_eq!(decode(path, text.as_bytes()).expect("decode"), identity);

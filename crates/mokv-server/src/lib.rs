@@ -18,6 +18,8 @@ pub mod error;
 pub mod formation;
 pub mod forward;
 pub mod identity;
+pub mod incarnation;
+pub mod introduction;
 pub mod join_addrs;
 pub mod maintenance;
 pub mod members;

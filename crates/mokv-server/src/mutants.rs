@@ -105,6 +105,12 @@ mod active {
         SnapshotOfNothing,
         /// A log that has failed does not stop the node.
         LogFailureIgnored,
+        /// Which start of a node it is that calls makes no difference.
+        IncarnationIgnored,
+        /// A start is not on the disk when others hear of it.
+        StartBeforeSync,
+        /// The first vote after a start is granted without asking anybody.
+        FirstVoteUnasked,
     }
 
     thread_local! {

@@ -12,7 +12,7 @@ use mokv_proto::internal::LogId;
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::forward_result::Result as Answer;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::command::{Command, Op, Outcome, OutcomeResult};
 use crate::disk::Disk;
@@ -21,12 +21,14 @@ use crate::formation::core::{Me, Mode};
 use crate::formation::{Formation, Outlook, Parts, Surroundings};
 use crate::forward::{ForwardFailure, Forwarder};
 use crate::identity::{DataDir, IdentityError};
+use crate::incarnation::{self, Starts};
+use crate::introduction::{Introduction, Newcomer};
 use crate::maintenance;
 use crate::mutants::mutant;
-use crate::peer::{Caller, Lane, PeerNetwork, Target};
+use crate::peer::{Caller, Envelope, Lane, PeerNetwork, Target};
 use crate::proposer::Proposer;
 use crate::raft::log::{Log, LogError, LogOptions};
-use crate::raft::types::NodeId;
+use crate::raft::types::{self, NodeId, log_id_from_proto};
 use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
 use crate::read_gate::ReadGate;
 use crate::room::{self, Rooms};
@@ -43,6 +45,12 @@ const LEADER_RETRY: Duration = Duration::from_millis(20);
 
 /// A node without room that has not reached a read's index within this time lacks entries that it can't take.
 const CATCH_UP_MAX: Duration = Duration::from_millis(200);
+
+/// How long a node that was refused tries to note that on its disk.
+const REFUSAL_NOTED_MAX: Duration = Duration::from_secs(1);
+
+/// A node waits this part of the shortest election timeout for answers before it votes.
+const INTRODUCTION_PART: u32 = 2;
 
 /// What a node needs from the world. All that is not deterministic comes in here.
 pub struct Seams {
@@ -176,6 +184,7 @@ struct Inner {
     /// Rounds for this node's readers, wherever the leader is.
     gate: ReadGate,
     forwarder: Forwarder,
+    introduction: Introduction,
     readiness: watch::Receiver<Readiness>,
     /// See [`room::start`].
     is_majority_full: watch::Receiver<bool>,
@@ -196,7 +205,10 @@ impl Node {
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
         let store = Store::new();
-        let caller = Caller { node_id, cluster_id: data_dir.watch_cluster_id() };
+        let last = last_entry(&log, &snapshots);
+        // Whatever may keep this node from starting has been looked at: a start that fails is none.
+        let starts = Starts::new(node_id, data_dir.begin_start().await?, store.clone());
+        let caller = Caller { node_id, cluster_id: data_dir.watch_cluster_id(), starts };
         let raft = Raft::start(
             caller.clone(),
             &options.raft,
@@ -221,6 +233,17 @@ impl Node {
         );
         let formation = formation.await.map_err(NodeError::Bootstrap)?;
 
+        let introduction = Introduction::start(
+            &tasks,
+            Newcomer {
+                caller: caller.clone(),
+                raft: raft.clone(),
+                peers: peers.clone(),
+                last,
+                patience: options.raft.election_timeout_min / INTRODUCTION_PART,
+            },
+        );
+        tasks.spawn(incarnation::record(caller.starts.clone(), raft.clone(), log.clone()));
         let proposer = Proposer::start(&tasks, raft.clone());
         let leader_gate = ReadGate::start(&tasks, {
             let raft = raft.clone();
@@ -283,6 +306,7 @@ impl Node {
             leader_gate,
             gate,
             forwarder,
+            introduction,
             readiness,
             is_majority_full,
             draining,
@@ -333,6 +357,25 @@ impl Node {
     /// The data directory.
     pub fn data_dir(&self) -> &DataDir {
         &self.inner.data_dir
+    }
+
+    /// How far this node has asked the others since it started.
+    pub fn introduction(&self) -> &Introduction {
+        &self.inner.introduction
+    }
+
+    /// Which start of this node it is, and what it knows of the others'.
+    pub fn starts(&self) -> &Starts {
+        &self.inner.caller.starts
+    }
+
+    /// Lets in a call of another node, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// See [`Caller::admit`].
+    pub fn admit(&self, envelope: &Envelope) -> Result<(), tonic::Status> {
+        self.inner.caller.admit(envelope)
     }
 
     /// Tasks and random numbers.
@@ -550,7 +593,8 @@ impl Node {
         }
     }
 
-    /// Completes when the node can't go on, and says why: consensus has failed, or the log has. Then the process has to end.
+    /// Completes when the node can't go on, and says why: consensus has failed, or the log has, or others know that its data
+    /// directory is an old copy. Then the process has to end.
     pub async fn failed(&self) -> String {
         let mut leadership = self.inner.raft.leadership();
         let mut log = self.inner.log.status();
@@ -565,10 +609,24 @@ impl Node {
         };
         tokio::select! {
             biased;
+            why = self.refused() => why,
             why = consensus => why,
             Some(why) = log => why,
             else => "the log ended".into(),
         }
+    }
+
+    /// Completes when others have refused this node and that is on its disk, so that no later start asks them again.
+    async fn refused(&self) -> String {
+        let mut refused = self.starts().refused();
+        // The sender lives in `self`.
+        let why = refused.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()).unwrap_or_default();
+        match timeout(REFUSAL_NOTED_MAX, self.inner.data_dir.refuse(&why)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the refusal could not be noted"),
+            Err(_) => tracing::error!("the refusal could not be noted in time"),
+        }
+        why
     }
 
     /// Stops being ready, and hands leadership over if this node leads. Requests are still answered, and forwarded to
@@ -623,6 +681,12 @@ fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
         Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),
         _ => Ok(()),
     }
+}
+
+/// The last entry that this node has on its disk.
+fn last_entry(log: &Log, snapshots: &Snapshots) -> Option<types::LogId> {
+    let snapshot = snapshots.latest().map(|snapshot| log_id_from_proto(&snapshot.last_log_id));
+    log.last().max(snapshot)
 }
 
 /// One round for this node's readers.

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use futures_util::Stream;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, GreetRequest, GreetResponse, IdentifyRequest, IdentifyResponse,
+    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::watch;
 use tonic::Status;
 
+use crate::incarnation::{self, Lineage, Start, Starts};
 use crate::mutants::mutant;
 use crate::raft::types::NodeId;
 
@@ -42,6 +43,8 @@ pub trait Peer: Send + Sync + 'static {
     async fn forward(&self, requests: MessageStream<ForwardRequest>) -> Result<AnswerStream<ForwardResponse>, Status>;
     /// A change of the membership.
     async fn admin(&self, request: AdminRequest) -> Result<AdminResponse, Status>;
+    /// What a node that has just started asks.
+    async fn greet(&self, request: GreetRequest) -> Result<GreetResponse, Status>;
     /// Who the node is.
     async fn identify(&self, request: IdentifyRequest) -> Result<IdentifyResponse, Status>;
     /// Takes the node into a cluster.
@@ -81,6 +84,10 @@ pub struct Envelope {
     pub from: NodeId,
     /// The node that is meant.
     pub to: NodeId,
+    /// Which start of the caller this is.
+    pub start: Lineage,
+    /// Which start of the node that is meant the caller knows.
+    pub known: Option<Start>,
 }
 
 impl Envelope {
@@ -116,13 +123,55 @@ pub struct Caller {
     pub node_id: NodeId,
     /// Its cluster; `None` while it is in none.
     pub cluster_id: watch::Receiver<Option<String>>,
+    /// Which start of it this is, and what it knows of the others'.
+    pub starts: Starts,
 }
 
 impl Caller {
     /// What a call to `to` carries now.
     pub fn envelope(&self, to: NodeId) -> Envelope {
         let cluster_id = self.cluster_id.borrow().clone().unwrap_or_default();
-        Envelope { cluster_id, from: self.node_id, to }
+        let (start, known) = (self.starts.own().clone(), self.starts.known(to));
+        Envelope { cluster_id, from: self.node_id, to, start, known }
+    }
+
+    /// Lets in a call of another node to this one, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::check`]; `DATA_LOSS` if the caller's start contradicts what this node knows, so that the caller has to
+    /// end; `UNAVAILABLE` if this node has to.
+    pub fn admit(&self, envelope: &Envelope) -> Result<(), Status> {
+        envelope.check(self.cluster_id.borrow().as_deref(), self.node_id)?;
+        if let Some(known) = envelope.known {
+            self.starts.hear_of_self(envelope.from, known);
+        }
+        if self.starts.refused().borrow().is_some() {
+            return Err(Status::unavailable(format!("node {} must not take part any more", self.node_id)));
+        }
+        self.starts.hear(envelope.from, &envelope.start).map_err(|contradiction| {
+            tracing::warn!(node_id = envelope.from, %contradiction, "a call is refused: the caller's data directory is a copy");
+            Status::data_loss(incarnation::old_copy(self.node_id, contradiction))
+        })
+    }
+
+    /// Lets in the answer of the node `from`, whose start this is.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if a node must not be listened to whose start contradicts what this node knows.
+    pub fn admit_answer(&self, from: NodeId, start: &Lineage) -> Result<(), Status> {
+        self.starts.hear(from, start).map_err(|contradiction| {
+            tracing::warn!(node_id = from, %contradiction, "an answer is ignored: the data directory behind it is a copy");
+            Status::unavailable(format!("node {from} answers from an old copy of its data directory: {contradiction}"))
+        })
+    }
+
+    /// Looks at how another node has refused a call: this one may have to end.
+    pub fn note_refusal(&self, status: &Status) {
+        if status.code() == tonic::Code::DataLoss {
+            self.starts.refuse(status.message());
+        }
     }
 }
 
@@ -139,11 +188,39 @@ mod tests {
 
     #[test]
     fn a_misdelivered_call_is_refused() {
-        let envelope = Envelope { cluster_id: "a".into(), from: 1, to: 2 };
+        let envelope = Envelope { cluster_id: "a".into(), from: 1, to: 2, start: Lineage::default(), known: None };
         assert!(envelope.check(Some("a"), 2).is_ok());
         for (cluster_id, node_id) in [(Some("b"), 2), (Some("a"), 3), (None, 2)] {
             let refused = envelope.check(cluster_id, node_id).expect_err("misdelivered");
             assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         }
+    }
+
+    fn caller(node_id: NodeId, numbers: &[u64]) -> Caller {
+        let own = numbers.iter().fold(Lineage::default(), |lineage, number| lineage.next(*number));
+        let starts = Starts::new(node_id, own, crate::store::Store::new());
+        Caller { node_id, cluster_id: watch::channel(Some("a".into())).1, starts }
+    }
+
+    #[test]
+    fn an_old_copy_is_refused_by_who_knows_better_and_ends() {
+        let (now, copy, witness) = (caller(1, &[11, 12]), caller(1, &[11, 13]), caller(2, &[21]));
+        witness.admit(&now.envelope(2)).expect("the first that is heard of");
+        let refused = witness.admit(&copy.envelope(2)).expect_err("a copy");
+        assert_eq!(refused.code(), tonic::Code::DataLoss);
+        witness.admit_answer(1, copy.starts.own()).expect_err("nor is it listened to");
+        copy.note_refusal(&refused);
+        assert!(copy.starts.refused().borrow().is_some());
+        copy.admit(&caller(3, &[31]).envelope(1)).expect_err("it takes part in nothing");
+        now.admit(&witness.envelope(1)).expect("the original goes on");
+    }
+
+    #[test]
+    fn an_old_copy_ends_when_somebody_calls_who_knows_better() {
+        let (now, copy, witness) = (caller(1, &[11, 12]), caller(1, &[11]), caller(2, &[21]));
+        witness.admit_answer(1, now.starts.own()).expect("the first that is heard of");
+        let refused = copy.admit(&witness.envelope(1)).expect_err("a copy");
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "it is not the caller that has to end");
+        assert!(copy.starts.refused().borrow().is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! The answering side of [`Peer`]: what other nodes ask of this one.
 //!
-//! Who calls and who is meant has been checked before a call gets here ([`Envelope::check`](crate::peer::Envelope)).
+//! Who calls and who is meant has been checked before a call gets here ([`Caller::admit`](crate::peer::Caller::admit)).
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use mokv_proto::internal::snapshot_chunk::Part;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, GreetRequest, GreetResponse, IdentifyRequest, IdentifyResponse,
+    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -42,15 +42,22 @@ impl PeerService {
 impl Peer for PeerService {
     async fn append(&self, requests: MessageStream<AppendRequest>) -> Result<AnswerStream<AppendResponse>, Status> {
         let admission = Admission::new(self.node.log().clone());
+        let requests = self.node.introduction().gate(requests);
         let answers = self.node.raft().append(admission.admit(requests));
         Ok(answers.inspect(move |_| admission.answered()).boxed())
     }
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, Status> {
-        self.node.raft().vote(request).await
+        let introduction = self.node.introduction();
+        introduction.over().await;
+        match introduction.refusal(&request, self.node.raft().term()) {
+            Some(refusal) => Ok(refusal),
+            None => self.node.raft().vote(request).await,
+        }
     }
 
     async fn transfer_leader(&self, request: LeaderTransferRequest) -> Result<LeaderTransferResponse, Status> {
+        self.node.introduction().over().await;
         self.node.raft().take_over(request).await
     }
 
@@ -59,6 +66,10 @@ impl Peer for PeerService {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
         let failed = |error: crate::snapshot::SnapshotError| Status::unavailable(error.to_string());
+        self.node.introduction().over().await;
+        if !self.node.introduction().is_current(header.vote.as_ref()) {
+            return Err(Status::unavailable("there is a leader of a later term"));
+        }
         let mut receiver = self.node.snapshots().receiver().map_err(failed)?;
         while let Some(chunk) = chunks.next().await {
             let Some(Part::Data(data)) = chunk.part else {
@@ -84,6 +95,10 @@ impl Peer for PeerService {
         let change = request.change.ok_or_else(|| Status::invalid_argument("no change"))?;
         let member = self.node.change_as_leader(change, deadline).await.map_err(|error| admin_status(&error))?;
         Ok(AdminResponse { member: Some(member) })
+    }
+
+    async fn greet(&self, request: GreetRequest) -> Result<GreetResponse, Status> {
+        Ok(self.node.raft().greeting(request.node_id))
     }
 
     async fn identify(&self, _request: IdentifyRequest) -> Result<IdentifyResponse, Status> {

@@ -92,6 +92,14 @@ pub enum Excuse {
     FullDisk,
     /// Its data was damaged: it has the excuse until its disk is replaced.
     Damage,
+    /// Its disk is an old copy, or another node has a copy of it: as long.
+    OldDisk,
+}
+
+impl Excuse {
+    fn stays(self) -> bool {
+        matches!(self, Self::Damage | Self::OldDisk)
+    }
 }
 
 enum State {
@@ -242,8 +250,7 @@ impl Cluster {
     /// From now on the node on this host may end by itself.
     pub fn excuse(&self, host: usize, why: Excuse) {
         let excuse = &mut self.hosts()[host].excuse;
-        // Damage stays.
-        *excuse = (*excuse).filter(|excuse| *excuse == Excuse::Damage).or(Some(why));
+        *excuse = (*excuse).filter(|excuse| excuse.stays()).or(Some(why));
     }
 
     /// The host that leads, as the leader itself sees it. The one of the latest term, if several believe so.
@@ -264,8 +271,8 @@ impl Cluster {
         }
         slot.starts += 1;
         let is_over = !slot.control.is_about_to_fail() && slot.disk.capacity().is_none();
-        if is_over && slot.excuse != Some(Excuse::Damage) {
-            slot.excuse = None;
+        if is_over {
+            slot.excuse = slot.excuse.filter(|excuse| excuse.stays());
         }
         let (start, addr) = (slot.starts, slot.addr.clone());
         let mut options = self.inner.plan.node_options(host, addr);
@@ -301,7 +308,7 @@ impl Cluster {
         }
         self.inner.trace.note(format_args!("node {host} runs as {}", node.node_id()));
         slot.node_id = Some(node.node_id());
-        self.inner.observer.started(&node, &slot.disk);
+        self.inner.observer.started(&node, host, &slot.disk, slot.excuse == Some(Excuse::OldDisk));
         self.inner.net.up(host, PeerService::new(node.clone()));
         let service = Service::new(rpc::Server::new(node.clone()).into_service());
         let watchers = vec![

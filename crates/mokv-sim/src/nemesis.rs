@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mokv_server::node::Readiness;
 use mokv_server::raft::types::NodeId;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -18,6 +19,9 @@ use crate::seed;
 
 /// How long a fault that ends by itself lasts at most.
 const LASTING_MAX: Duration = Duration::from_secs(4);
+
+/// How long a node on an old disk may run.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a replaced node may take to become a voter.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -142,6 +146,7 @@ impl Nemesis {
             }
             Fault::BitFlip => self.flip_bit(host),
             Fault::LostDisk | Fault::Reconfigure => self.lose_disk(host).await,
+            Fault::OldDisk => self.restore_old_disk(host).await,
             Fault::Transfer => drop(cluster.transfer().await),
         }
     }
@@ -251,6 +256,51 @@ impl Nemesis {
         self.replace_damaged().await;
     }
 
+    /// Gives a node an older copy of its disk back, in a quiet moment: that it is refused is promised where somebody knows
+    /// better that it can reach.
+    async fn restore_old_disk(&mut self, host: usize) {
+        let Some(node_id) = self.cluster.node_id(host).filter(|_| self.may_damage()) else { return };
+        let cluster = self.cluster.clone();
+        cluster.kill(host);
+        let copy = cluster.disk(host).copy();
+        cluster.start(host);
+        if !self.is_quiet().await || cluster.node_id(host) != Some(node_id) {
+            return;
+        }
+        sleep(LASTING_MAX.mul_f64(self.rng.random())).await;
+        if !self.is_quiet().await {
+            return;
+        }
+        self.damaged = Some(Damaged { host, node_id });
+        cluster.kill(host);
+        cluster.set_disk(host, copy);
+        cluster.excuse(host, Excuse::OldDisk);
+        cluster.start(host);
+        cluster.trace().note(format_args!("host {host} gets an old disk"));
+        if !cluster.wait(Instant::now() + REFUSAL_TIMEOUT, || cluster.ended(host).is_some()).await
+            && self.are_others_well(host)
+        {
+            cluster.trace().violate(format_args!("node {host} goes on with an old copy of its disk"));
+        }
+    }
+
+    /// Lets the network and all nodes work as they should. False if they don't within a while.
+    async fn is_quiet(&mut self) -> bool {
+        let cluster = self.cluster.clone();
+        cluster.net().heal();
+        for host in 0..cluster.len() {
+            cluster.resume(host);
+            cluster.start(host);
+        }
+        let are_all_ready = || (0..cluster.len()).all(|host| is_ready(&cluster, host));
+        cluster.wait(Instant::now() + LASTING_MAX, are_all_ready).await
+    }
+
+    /// Whether all other nodes are up, and a leader among them.
+    fn are_others_well(&self, host: usize) -> bool {
+        (0..self.cluster.len()).filter(|other| *other != host).all(|other| is_ready(&self.cluster, other))
+    }
+
     /// Removes the node that lost its data, and makes a new one on an empty disk a member.
     async fn replace_damaged(&mut self) {
         let Some(Damaged { host, node_id }) = self.damaged else { return };
@@ -273,4 +323,8 @@ impl Nemesis {
     fn damaged(&self) -> Option<usize> {
         self.damaged.map(|damaged| damaged.host)
     }
+}
+
+fn is_ready(cluster: &Cluster, host: usize) -> bool {
+    cluster.running(host).is_some_and(|running| *running.node.readiness().borrow() == Readiness::Ready)
 }

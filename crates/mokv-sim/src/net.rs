@@ -19,11 +19,12 @@ use futures_util::{Stream, StreamExt, stream};
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, GreetRequest, GreetResponse, IdentifyRequest, IdentifyResponse,
+    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use mokv_server::peer::{AnswerStream, Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
 use mokv_server::peer_service::PeerService;
+use mokv_server::raft::types::NodeId;
 use mokv_server::runtime::Tasks;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -477,9 +478,7 @@ impl SimPeer {
             net.trace.count("net.not connected");
             Status::new(Code::Unavailable, format!("can't connect to {addr}: {why}"))
         };
-        let Some(to) = net.state().hosts.iter().position(|host| host.addr == *addr) else {
-            return Err(refused("no such host"));
-        };
+        let to = self.host().ok_or_else(|| refused("no such host"))?;
         let key = (self.from, to, self.lane);
         if let Some(connection) = net.state().connections.get(&key).filter(|now| !now.broken.load(Ordering::Relaxed)) {
             return Ok(Way { net: net.clone(), connection: connection.clone(), from: self.from, to });
@@ -517,14 +516,28 @@ impl SimPeer {
         Ok(Way { connection, ..way })
     }
 
-    /// Who answers at the other end, if the call is meant for it.
+    /// The number of the host that is called.
+    fn host(&self) -> Option<usize> {
+        self.net.state().hosts.iter().position(|host| host.addr == self.target.rpc_addr)
+    }
+
+    fn to(&self) -> Result<NodeId, Status> {
+        self.target.node_id.ok_or_else(|| Status::internal("a call to a node without its identity"))
+    }
+
+    /// Who answers at the other end, if the call is meant for it and lets it in.
     fn service(&self, way: &Way, is_join: bool) -> Result<PeerService, Status> {
         let service = self.net.state().hosts[way.to].service.clone().ok_or_else(broken)?;
         if !is_join {
-            let to = self.target.node_id.ok_or_else(|| Status::internal("a call to a node without its identity"))?;
-            let identity = service.node().data_dir().identity();
-            self.caller.envelope(to).check(identity.cluster_id.as_deref(), identity.node_id)?;
+            service.node().admit(&self.caller.envelope(self.to()?))?;
         }
+        Ok(service)
+    }
+
+    /// As [`SimPeer::service`], for a stream: what it says at its beginning is there at once.
+    fn streamed(&self, way: &Way) -> Result<PeerService, Status> {
+        let service = self.service(way, false).inspect_err(|status| self.caller.note_refusal(status))?;
+        self.caller.admit_answer(self.to()?, service.node().starts().own())?;
         Ok(service)
     }
 
@@ -549,8 +562,10 @@ impl SimPeer {
         let way = self.connect().await?;
         self.net.trace.count(format!("peer.{name}"));
         way.travel().await?;
+        let mut start = None;
         let answered = match self.service(&way, is_join) {
             Ok(service) => {
+                start = Some(service.node().starts().own().clone()).filter(|_| !is_join);
                 let tasks = service.node().tasks().clone();
                 let handler = tasks.spawn(async move { serve(service, request).await });
                 let _cancellation =
@@ -571,7 +586,11 @@ impl SimPeer {
             Err(status) => Err(status),
         };
         way.back().travel().await?;
-        answered.map(|answer| (answer, way.to))
+        let answer = answered.inspect_err(|status| self.caller.note_refusal(status))?;
+        if let Some(start) = start {
+            self.caller.admit_answer(self.to()?, &start)?;
+        }
+        Ok((answer, way.to))
     }
 
     /// A stream of requests and a stream of answers.
@@ -594,7 +613,7 @@ impl SimPeer {
         let there = way.clone();
         let (arriving, at_caller) = way.stream(&self.tasks, requests, move |request| on_request(&there, request));
         way.travel().await?;
-        let service = self.service(&way, false)?;
+        let service = self.streamed(&way)?;
         let (opened, opening) = oneshot::channel();
         let (answers, answered) = mpsc::channel(1);
         let callee = service.node().tasks().clone();
@@ -664,8 +683,7 @@ where
     harness(async move {
         sleep(lag).await;
         let Some(service) = net.state().hosts[to].service.clone() else { return };
-        let identity = service.node().data_dir().identity();
-        let meant = node_id.map(|id| caller.envelope(id).check(identity.cluster_id.as_deref(), identity.node_id));
+        let meant = node_id.map(|id| service.node().admit(&caller.envelope(id)));
         if !matches!(meant, Some(Ok(()))) {
             return;
         }
@@ -700,8 +718,9 @@ impl Peer for SimPeer {
         let trace = self.net.trace.clone();
         let on_answer = move |way: &Way, answer: &AppendResponse| {
             trace.note(format_args!("{}>{} {}", way.from, way.to, describe::append_answer(answer)));
+            // Whoever answers here has answered there.
             if let Some(node_id) = node_id {
-                observer.append_answer(node_id, answer);
+                observer.append_answer(node_id, way.from, answer);
             }
         };
         self.streaming("Append", requests, on_request, on_answer, |service, requests| async move {
@@ -718,11 +737,13 @@ impl Peer for SimPeer {
             self.duplicate(&way, "vote", move |service| async move { drop(service.vote(asked).await) });
         }
         let name = if request.pre_vote { "PreVote" } else { "Vote" };
-        let (trace, from) = (self.net.trace.clone(), self.from);
+        let (trace, from, host) = (self.net.trace.clone(), self.from, self.host());
         let serve = move |service: PeerService, request| async move {
             let answer = service.vote(request).await?;
             trace.note(format_args!("?>{from} {}", describe::vote(&request, &answer)));
-            observer.vote(&service, &request, &answer).await;
+            if let Some(host) = host {
+                observer.vote(&service, host, &request, &answer).await;
+            }
             Ok(answer)
         };
         self.unary(name, request, false, serve).await.map(|(answer, _)| answer)
@@ -749,7 +770,7 @@ impl Peer for SimPeer {
         };
         let (arriving, at_caller) = way.stream(&self.tasks, chunks, on_chunk);
         way.travel().await?;
-        let service = self.service(&way, false)?;
+        let service = self.streamed(&way)?;
         let tasks = service.node().tasks().clone();
         let handler = tasks.spawn(async move { service.snapshot(arriving).await });
         let _cancellation =
@@ -797,6 +818,11 @@ impl Peer for SimPeer {
     async fn admin(&self, request: AdminRequest) -> Result<AdminResponse, Status> {
         let serve = |service: PeerService, request| async move { service.admin(request).await };
         self.unary("Admin", request, false, serve).await.map(|(answer, _)| answer)
+    }
+
+    async fn greet(&self, request: GreetRequest) -> Result<GreetResponse, Status> {
+        let serve = |service: PeerService, request| async move { service.greet(request).await };
+        self.unary("Greet", request, false, serve).await.map(|(answer, _)| answer)
     }
 
     async fn identify(&self, request: IdentifyRequest) -> Result<IdentifyResponse, Status> {

@@ -65,7 +65,10 @@ struct State {
     sent: BTreeMap<(u64, u64), u64>,
     /// The memberships that were sent, by index and term.
     memberships_sent: BTreeMap<(u64, u64), Membership>,
+    /// The disks that count. One that was put in the place of such a disk, or is a copy of it, does not.
     disks: BTreeMap<NodeId, Machine>,
+    /// By host: the disk of the node that started there last.
+    by_host: BTreeMap<usize, Machine>,
     /// What each node said last to have on its disk.
     claims: BTreeMap<NodeId, LogId>,
     /// The latest term in which somebody sent entries.
@@ -130,6 +133,7 @@ impl Observer {
             sent: BTreeMap::new(),
             memberships_sent: BTreeMap::new(),
             disks: BTreeMap::new(),
+            by_host: BTreeMap::new(),
             claims: BTreeMap::new(),
             last_term: 0,
             reference,
@@ -137,14 +141,18 @@ impl Observer {
         Self { trace, recorder, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A node has started, on this disk.
-    pub fn started(&self, node: &Node, disk: &SimDisk) {
+    /// A node has started on this host's disk. `is_old`: which is not the newest that it had.
+    pub fn started(&self, node: &Node, host: usize, disk: &SimDisk, is_old: bool) {
         let machine = Machine {
             disk: disk.clone(),
             log_dir: node.data_dir().log_dir(),
             snapshot_dir: node.data_dir().snapshot_dir(),
         };
         let mut state = self.state();
+        state.by_host.insert(host, machine.clone());
+        if is_old {
+            return;
+        }
         state.disks.insert(node.node_id(), machine);
         let Some(claim) = state.claims.get(&node.node_id()) else { return };
         let last = node.log().last();
@@ -197,7 +205,7 @@ impl Observer {
     }
 
     /// A follower says up to where its log is that of the leader, and on its disk.
-    pub(crate) fn append_answer(&self, node_id: NodeId, answer: &AppendResponse) {
+    pub(crate) fn append_answer(&self, node_id: NodeId, host: usize, answer: &AppendResponse) {
         let Some(append_response::Result::Matched(matched)) = &answer.result else { return };
         let Some(claimed) = matched.log_id.as_ref().map(log_id_from_proto) else { return };
         let mut state = self.state();
@@ -205,7 +213,7 @@ impl Observer {
         if !state.rng.random_bool(CLAIMS_CHECKED) {
             return;
         }
-        let Some(machine) = state.disks.get(&node_id) else { return };
+        let Some(machine) = state.by_host.get(&host) else { return };
         let image = machine.without_power();
         drop(state);
         let observer = self.clone();
@@ -222,7 +230,7 @@ impl Observer {
     }
 
     /// A voter has decided. The answer is on its way only after this.
-    pub(crate) async fn vote(&self, service: &PeerService, request: &VoteRequest, answer: &VoteResponse) {
+    pub(crate) async fn vote(&self, service: &PeerService, host: usize, request: &VoteRequest, answer: &VoteResponse) {
         let (Some(asked), true) = (&request.vote, answer.granted && !request.pre_vote) else { return };
         let voter = service.node().node_id();
         let image = {
@@ -234,7 +242,7 @@ impl Observer {
                     asked.node_id, asked.term
                 ));
             }
-            let Some(machine) = state.disks.get(&voter) else { return };
+            let Some(machine) = state.by_host.get(&host) else { return };
             machine.without_power()
         };
         let asked = vote_from_proto(asked);
@@ -417,7 +425,9 @@ impl Reference {
             EntryPayload::Blank => self.store.apply_blank(at),
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                self.store.apply_membership(at, stored_membership_to_proto(&stored).encode_to_vec().into());
+                let members: Vec<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
+                let encoded = stored_membership_to_proto(&stored).encode_to_vec();
+                self.store.apply_membership(at, encoded.into(), &members);
                 self.membership = stored;
             }
             EntryPayload::Normal(batch) => {

@@ -55,6 +55,8 @@ pub enum Fault {
     BitFlip,
     /// A disk is lost, and a new node takes the place of the old one.
     LostDisk,
+    /// A node gets an older copy of its disk back, after it has run on.
+    OldDisk,
     /// Leadership is handed over.
     Transfer,
     /// A voter becomes a learner's successor: it is removed and joins again with its data gone.
@@ -63,7 +65,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::PowerLoss,
         Self::Blackout,
@@ -81,6 +83,7 @@ impl Fault {
         Self::FailedWrite,
         Self::BitFlip,
         Self::LostDisk,
+        Self::OldDisk,
         Self::Transfer,
         Self::Reconfigure,
     ];

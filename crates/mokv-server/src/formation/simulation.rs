@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::core::{Me, Mode, Question, Sighting, Standing, Step, View, take};
 use crate::identity::Identity;
-use crate::identity::promise::{Pledge, Proposal};
+use crate::identity::promise::Proposal;
 use crate::raft::types::NodeId;
 
 /// Milliseconds.
@@ -70,13 +70,28 @@ fn pick<'a, T>(rng: &mut SmallRng, from: &'a [T]) -> &'a T {
 enum Event {
     Start(usize),
     Tick(usize, u64),
-    Asked { from: usize, life: u64, round: u64, to: usize, question: Question },
-    Answered { to: usize, life: u64, round: u64, standing: Standing },
+    Asked {
+        from: usize,
+        life: u64,
+        round: u64,
+        to: usize,
+        question: Question,
+    },
+    Answered {
+        to: usize,
+        life: u64,
+        round: u64,
+        standing: Standing,
+    },
     RoundEnds(usize, u64, u64),
     /// Consensus has the membership.
     Initialized(usize, u64),
     /// A cluster takes in a node.
-    Adopted { node: usize, life: u64, cluster_id: String },
+    Adopted {
+        node: usize,
+        life: u64,
+        cluster_id: String,
+    },
     Trouble,
 }
 
@@ -164,7 +179,7 @@ impl World {
     fn new_disk(&mut self) -> Identity {
         self.disks += 1;
         let node_id = self.rng.random();
-        Identity { node_id, cluster_id: None, name: String::new(), pledge: Pledge::default(), generation: 1 }
+        Identity::new(node_id, String::new())
     }
 
     fn at(&mut self, time: Time, event: Event) {
@@ -193,12 +208,7 @@ impl World {
             }
         }
         self.check_end();
-        Tally {
-            formed: self.formed.len(),
-            formed_at,
-            disks_lost: self.disks - self.plan.nodes,
-            rescued: self.rescued,
-        }
+        Tally { formed: self.formed.len(), formed_at, disks_lost: self.disks - self.plan.nodes, rescued: self.rescued }
     }
 
     fn handle(&mut self, event: Event) {
@@ -316,7 +326,8 @@ impl World {
         let fresh_id = format!("{:032x}", self.rng.random::<u128>());
         let step = self.with_view(index, |view| view.decide(&self.nodes[index].answers, fresh_id));
         // The process may end while the disk writes, and the disk may have it all the same.
-        let dies = self.now < FAULTS_UNTIL && !matches!(step, Step::Wait(_)) && self.rng.random_bool(self.plan.crash / 3.0);
+        let dies =
+            self.now < FAULTS_UNTIL && !matches!(step, Step::Wait(_)) && self.rng.random_bool(self.plan.crash / 3.0);
         if !(dies && self.rng.random_bool(0.5)) {
             let node = &mut self.nodes[index];
             let tells = matches!(step, Step::Form);
@@ -452,7 +463,11 @@ impl World {
         // One that only lost disks knew of is none.
         let is_there = |id: &String| on_disks.contains(id) && !self.plan.returns;
         let real = self.formed.iter().filter(|(id, formed)| is_real(formed) || is_there(id)).count();
-        assert!(self.disks >= 2 * self.plan.expect || real <= 1, "too few disks for {real} clusters: {:#?}", self.formed);
+        assert!(
+            self.disks >= 2 * self.plan.expect || real <= 1,
+            "too few disks for {real} clusters: {:#?}",
+            self.formed
+        );
     }
 
     fn check_end(&self) {

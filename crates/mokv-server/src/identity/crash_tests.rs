@@ -39,11 +39,13 @@ async fn ask_for_promise(dir: &DataDir, cluster_id: &str) -> Result<(), Identity
     change(dir, |identity| take(&me, identity, Question::Promise(proposal), false)).await
 }
 
-/// What a node does with its identity in its first lives: it is created, gets a log, promises itself to a cluster that is not
-/// formed and to one that it becomes a member of, is renamed twice. Ends with the first failure.
+/// What a node does with its identity in its first lives: it is created, started, gets a log, promises itself to a cluster
+/// that is not formed and to one that it becomes a member of, is renamed twice. Ends with the first failure.
 async fn live(disk: &SimDisk, promises: &mut Vec<Promise>) -> Result<(), IdentityError> {
     for (process, name) in [(1, "first"), (2, "first"), (3, "second"), (4, "a name that is longer than the others")] {
         let dir = open_as(disk, process, name).await?;
+        promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
+        dir.begin_start().await?;
         promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
         let log_options = LogOptions { segment_bytes: 4096, cache_bytes_max: 0 };
         let tasks = Tasks::new(process, DiskTasks::Inline);
@@ -73,6 +75,8 @@ async fn check(disk: &SimDisk, calls: usize, promises: &[Promise]) -> Identity {
         assert!(promise.identity.cluster_id.is_none() || found.cluster_id.is_some(), "after {calls} calls");
         // A turn that is over does not come back.
         assert!(found.pledge.turn >= promise.identity.pledge.turn, "after {calls} calls");
+        // Others may have heard of a start that was counted.
+        found.lineage.check_after(promise.identity.lineage.start()).expect("a start is counted for ever");
     }
     found
 }
@@ -92,9 +96,10 @@ async fn recorded_lives() -> (Vec<SimDisk>, Vec<Promise>) {
     disk.record();
     live(&disk, &mut promises).await.expect("a disk that works");
     let ids: Vec<NodeId> = promises.iter().map(|promise| promise.identity.node_id).collect();
-    assert_eq!(ids, vec![ids[0]; 8]);
+    assert_eq!(ids, vec![ids[0]; 12]);
     let promised: Vec<bool> = promises.iter().map(|promise| promise.identity.pledge.promise.is_some()).collect();
-    assert_eq!(promised, [false, true, false, false, true, true, true, true]);
+    let (no, yes) = (false, true);
+    assert_eq!(promised, [no, no, yes, no, no, no, yes, yes, yes, yes, yes, yes]);
     (disk.recorded(), promises)
 }
 

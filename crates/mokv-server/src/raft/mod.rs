@@ -71,6 +71,8 @@ impl RaftOptions {
             // A partial partition must not keep a leader alive that can't commit (openraft #2080).
             quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max)),
             enable_pre_vote: Some(true),
+            // A node asks the others before its first vote, and that may be the one for itself: see `introduction`.
+            enable_elect: false,
             // A restarted leader stands for election like everybody else. If it led on in its old term, it would write
             // new entries where its followers have ones that it had sent, but not yet synced.
             enable_leader_restore: Some(mutant!(LeaderRestored)),
@@ -252,6 +254,16 @@ impl Raft {
     /// The node is in a cluster already, or its log failed.
     pub async fn initialize(&self, members: BTreeMap<NodeId, MemberInfo>) -> Result<(), ChangeError> {
         self.raft.initialize(members).await.map_err(|error| ChangeError::Refused(error.to_string()))
+    }
+
+    /// From now on this node may stand for election.
+    pub fn allow_elections(&self) {
+        self.raft.runtime_config().elect(true);
+    }
+
+    /// The term that this node knows of.
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().vote.leader_id.term
     }
 
     /// Who leads; changes are seen as they come.
@@ -488,6 +500,14 @@ impl Raft {
         })
     }
 
+    /// What the member `asking`, which has just started, may have forgotten.
+    pub fn greeting(&self, asking: NodeId) -> internal::GreetResponse {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&asking)?.as_ref());
+        internal::GreetResponse { vote: Some(vote_to_proto(&metrics.vote)), matched: matched.map(log_id_to_proto) }
+    }
+
     /// Takes over leadership, if the log is complete.
     pub async fn take_over(
         &self,
@@ -599,6 +619,7 @@ mod tests {
         let config = options.config().expect("valid");
         assert_eq!(config.enable_leader_restore, Some(false));
         assert_eq!(config.enable_pre_vote, Some(true));
+        assert!(!config.enable_elect);
         assert_eq!(config.quorum_loss_probe_interval, Some(2000));
         assert_eq!(config.snapshot_policy, SnapshotPolicy::Never);
     }

@@ -14,7 +14,8 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::types::{
-    self, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id, log_id_from_proto, stored_membership_from_proto,
+    self, LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, log_id, log_id_from_proto,
+    stored_membership_from_proto,
 };
 use crate::command::Outcomes;
 use crate::mutants::mutant;
@@ -92,7 +93,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Membership(membership) => {
                     let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
                     let encoded = types::stored_membership_to_proto(&stored).encode_to_vec();
-                    self.store.apply_membership(at, encoded.into());
+                    let members: Vec<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
+                    self.store.apply_membership(at, encoded.into(), &members);
                     Vec::new()
                 }
                 EntryPayload::Normal(batch) => {

@@ -1,6 +1,9 @@
 //! [`Peer`] over gRPC: both sides, and nothing but conversions.
 //!
-//! Each call carries its [`Envelope`] as metadata, which the receiving side checks before a message is decoded.
+//! Each call carries its [`Envelope`] as metadata, which the receiving side checks before a message is decoded; the answer
+//! carries which start of the other node it is from. A stream carries both once: it lives in one connection, between one
+//! start of the one node and one of the other. What is learned of a later start meanwhile stops the next call, of which
+//! there is one with every heartbeat.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,23 +19,29 @@ use mokv_proto::internal::peer_client::PeerClient;
 use mokv_proto::internal::peer_server::{Peer as PeerRpc, PeerServer};
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, GreetRequest, GreetResponse, IdentifyRequest, IdentifyResponse,
+    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::server::NamedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::incarnation::{Lineage, Start};
 use crate::node::Node;
 use crate::peer::{AnswerStream, Caller, Envelope, Lane, MessageStream, Peer, PeerNetwork, Target};
 use crate::peer_service::PeerService;
+use crate::raft::types::NodeId;
 
 const CLUSTER: &str = "mokv-cluster";
 const FROM: &str = "mokv-from";
 const TO: &str = "mokv-to";
+/// A [`Lineage`]: the incarnation, then the numbers in hexadecimal.
+const START: &str = "mokv-start";
+/// A [`Start`], in the same form.
+const KNOWN: &str = "mokv-known";
 
 /// A node that is up answers a connection attempt in far less.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -99,13 +108,16 @@ impl GrpcNetwork {
 impl PeerNetwork for GrpcNetwork {
     fn peer(&self, caller: &Caller, target: &Target, lane: Lane) -> Arc<dyn Peer> {
         let channel = self.channel(&target.rpc_addr, lane);
-        Arc::new(GrpcPeer { caller: caller.clone(), to: target.node_id, channel })
+        let start = lineage_text(caller.starts.own());
+        Arc::new(GrpcPeer { caller: caller.clone(), start, to: target.node_id, channel })
     }
 }
 
 /// One node over one connection.
 struct GrpcPeer {
     caller: Caller,
+    /// The caller's own start, which never changes.
+    start: String,
     to: Option<u64>,
     /// The error stands for an address that is none.
     channel: Result<Channel, Status>,
@@ -121,8 +133,12 @@ impl GrpcPeer {
         Ok(JoinClient::new(self.channel.clone()?))
     }
 
+    fn to(&self) -> Result<NodeId, Status> {
+        self.to.ok_or_else(|| Status::internal("a call to a node without its identity"))
+    }
+
     fn request<T>(&self, message: T) -> Result<Request<T>, Status> {
-        let to = self.to.ok_or_else(|| Status::internal("a call to a node without its identity"))?;
+        let to = self.to()?;
         let envelope = self.caller.envelope(to);
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
@@ -131,7 +147,21 @@ impl GrpcPeer {
         metadata.insert(CLUSTER, cluster_id);
         metadata.insert(FROM, envelope.from.into());
         metadata.insert(TO, envelope.to.into());
+        let text = |text: &str| MetadataValue::try_from(text).map_err(|_| Status::internal("a start can't be sent"));
+        metadata.insert(START, text(&self.start)?);
+        if let Some(known) = envelope.known {
+            metadata.insert(KNOWN, text(&start_text(known.incarnation, &[known.number]))?);
+        }
         Ok(request)
+    }
+
+    /// What came back, if it is from a node that is to be listened to.
+    fn answer<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Status> {
+        let response = answered.inspect_err(|status| self.caller.note_refusal(status))?;
+        let start =
+            answering_start(response.metadata()).ok_or_else(|| Status::internal("an answer without a start"))?;
+        self.caller.admit_answer(self.to()?, &start)?;
+        Ok(response.into_inner())
     }
 }
 
@@ -149,27 +179,31 @@ impl<T> Stream for Outgoing<T> {
 #[tonic::async_trait]
 impl Peer for GrpcPeer {
     async fn append(&self, requests: MessageStream<AppendRequest>) -> Result<AnswerStream<AppendResponse>, Status> {
-        Ok(self.peer()?.append(self.request(Outgoing(requests))?).await?.into_inner().boxed())
+        Ok(self.answer(self.peer()?.append(self.request(Outgoing(requests))?).await)?.boxed())
     }
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, Status> {
-        Ok(self.peer()?.vote(self.request(request)?).await?.into_inner())
+        self.answer(self.peer()?.vote(self.request(request)?).await)
     }
 
     async fn transfer_leader(&self, request: LeaderTransferRequest) -> Result<LeaderTransferResponse, Status> {
-        Ok(self.peer()?.transfer_leader(self.request(request)?).await?.into_inner())
+        self.answer(self.peer()?.transfer_leader(self.request(request)?).await)
     }
 
     async fn snapshot(&self, chunks: MessageStream<SnapshotChunk>) -> Result<SnapshotResponse, Status> {
-        Ok(self.peer()?.snapshot(self.request(Outgoing(chunks))?).await?.into_inner())
+        self.answer(self.peer()?.snapshot(self.request(Outgoing(chunks))?).await)
     }
 
     async fn forward(&self, requests: MessageStream<ForwardRequest>) -> Result<AnswerStream<ForwardResponse>, Status> {
-        Ok(self.peer()?.forward(self.request(Outgoing(requests))?).await?.into_inner().boxed())
+        Ok(self.answer(self.peer()?.forward(self.request(Outgoing(requests))?).await)?.boxed())
     }
 
     async fn admin(&self, request: AdminRequest) -> Result<AdminResponse, Status> {
-        Ok(self.peer()?.admin(self.request(request)?).await?.into_inner())
+        self.answer(self.peer()?.admin(self.request(request)?).await)
+    }
+
+    async fn greet(&self, request: GreetRequest) -> Result<GreetResponse, Status> {
+        self.answer(self.peer()?.greet(self.request(request)?).await)
     }
 
     async fn identify(&self, request: IdentifyRequest) -> Result<IdentifyResponse, Status> {
@@ -194,13 +228,16 @@ pub fn peer_service(node: Node) -> Checked {
     let inner = PeerServer::new(Answering(PeerService::new(node.clone())))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Checked { node, inner }
+    let start = lineage_text(node.starts().own());
+    Checked { node, start, inner }
 }
 
 /// The service between members, with the check in front of it.
 #[derive(Clone)]
 pub struct Checked {
     node: Node,
+    /// Which start of this node answers.
+    start: String,
     inner: PeerServer<Answering>,
 }
 
@@ -218,13 +255,21 @@ impl Service<http::Request<Body>> for Checked {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let identity = self.node.data_dir().identity();
-        let checked = envelope(request.headers())
-            .and_then(|envelope| envelope.check(identity.cluster_id.as_deref(), identity.node_id));
-        match checked {
-            Ok(()) => self.inner.call(request),
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
-        }
+        let envelope = envelope(request.headers());
+        let admitted = envelope.and_then(|envelope| {
+            self.node.admit(&envelope)?;
+            http::HeaderValue::from_str(&self.start).map_err(|_| Status::internal("a start can't be sent"))
+        });
+        let start = match admitted {
+            Ok(start) => start,
+            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+        };
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answering.await?;
+            response.headers_mut().insert(START, start);
+            Ok(response)
+        })
     }
 }
 
@@ -236,10 +281,40 @@ pub fn join_service(node: Node) -> JoinServer<Answering> {
 fn envelope(headers: &http::HeaderMap) -> Result<Envelope, Status> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let number = |name: &str| text(name).and_then(|value| value.parse().ok());
-    match (text(CLUSTER), number(FROM), number(TO)) {
-        (Some(cluster_id), Some(from), Some(to)) => Ok(Envelope { cluster_id: cluster_id.to_owned(), from, to }),
+    let (cluster_id, start) = (text(CLUSTER).map(str::to_owned), text(START).and_then(lineage_from_text));
+    let known = text(KNOWN).and_then(start_from_text).and_then(|(incarnation, numbers)| {
+        let number = *numbers.first()?;
+        Some(Start { incarnation, number })
+    });
+    match (cluster_id, number(FROM), number(TO), start) {
+        (Some(cluster_id), Some(from), Some(to), Some(start)) => Ok(Envelope { cluster_id, from, to, start, known }),
         _ => Err(Status::failed_precondition("this service is for the members of a cluster, not for clients")),
     }
+}
+
+/// Which start of a node its answer is from.
+fn answering_start(metadata: &MetadataMap) -> Option<Lineage> {
+    lineage_from_text(metadata.get(START)?.to_str().ok()?)
+}
+
+fn lineage_text(lineage: &Lineage) -> String {
+    start_text(lineage.start().incarnation, lineage.numbers())
+}
+
+fn lineage_from_text(text: &str) -> Option<Lineage> {
+    let (incarnation, numbers) = start_from_text(text)?;
+    Lineage::from_parts(incarnation, numbers)
+}
+
+fn start_text(incarnation: u64, numbers: &[u64]) -> String {
+    numbers.iter().fold(incarnation.to_string(), |text, number| format!("{text} {number:016x}"))
+}
+
+fn start_from_text(text: &str) -> Option<(u64, Vec<u64>)> {
+    let mut parts = text.split(' ');
+    let incarnation = parts.next()?.parse().ok()?;
+    let numbers: Result<_, _> = parts.map(|number| u64::from_str_radix(number, 16)).collect();
+    Some((incarnation, numbers.ok()?))
 }
 
 /// The messages of a stream, which ends when the connection breaks.
@@ -287,6 +362,10 @@ impl PeerRpc for Answering {
     async fn admin(&self, request: Request<AdminRequest>) -> Result<Response<AdminResponse>, Status> {
         self.0.admin(request.into_inner()).await.map(Response::new)
     }
+
+    async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<GreetResponse>, Status> {
+        self.0.greet(request.into_inner()).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -301,5 +380,21 @@ impl Join for Answering {
 
     async fn form(&self, request: Request<FormRequest>) -> Result<Response<FormResponse>, Status> {
         self.0.form(request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_come_back_as_they_were() {
+        for numbers in [&[][..], &[7], &[u64::MAX, 0]] {
+            let lineage = numbers.iter().fold(Lineage::default(), |lineage, number| lineage.next(*number));
+            assert_eq!(lineage_from_text(&lineage_text(&lineage)), Some(lineage));
+        }
+        for text in ["", "x", "1", "0 7", "1 7 7", "1 z", "1  7"] {
+            assert_eq!(lineage_from_text(text), None, "{text}");
+        }
     }
 }

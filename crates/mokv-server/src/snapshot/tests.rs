@@ -79,7 +79,7 @@ fn store_of(pairs: u64) -> Store {
     apply(&store, (1..4).map(|n| Command { id: Some(id(n)), ..set(n) }).collect());
     apply(&store, (1..pairs).map(set).collect());
     apply(&store, vec![command::set("last", "value"), command::set("deleted", ""), command::delete("deleted")]);
-    store.apply_membership(next_position(&store), Bytes::from_static(b"membership"));
+    store.apply_membership(next_position(&store), Bytes::from_static(b"membership"), &[]);
     store
 }
 

@@ -9,8 +9,9 @@
 //! - `H(2, client_id, last_used, first_unanswered)` of each session,
 //! - `H(3, client_id, sequence, kind, a, b, c)` of each answer that a session remembers, where `kind, a, b, c` are
 //!   `1, revision, create_revision, version` of a set, `2, revision, existed, 0` of a delete, `3, client_id, 0, 0` of
-//!   an opened session, `4, reason, 0, 0` of a rejection and `0, 0, 0, 0` of nothing,
-//! - `H(4, revision, next_client_id)`.
+//!   an opened session, `4, reason, 0, 0` of a rejection, `5, 0, 0, 0` of a recorded start and `0, 0, 0, 0` of nothing,
+//! - `H(4, revision, next_client_id)`,
+//! - `H(5, node_id, incarnation, number)` of each member's start.
 //!
 //! A sum does not depend on the order of its terms, so equal states have equal hashes whatever brought them there. The
 //! log position and the membership are not part of it: they say where the state is, not what it is.
@@ -26,8 +27,9 @@ use crate::command::{Outcome, OutcomeResult};
 pub struct StateHash(u128);
 
 impl StateHash {
-    pub(super) fn of(pairs: u128, sessions: u128, revision: u64, next_client_id: u64) -> Self {
-        Self(pairs.wrapping_add(sessions).wrapping_add(digest([4, revision, next_client_id])))
+    pub(super) fn of(pairs: u128, sessions: u128, starts: u128, revision: u64, next_client_id: u64) -> Self {
+        let sum = pairs.wrapping_add(sessions).wrapping_add(starts);
+        Self(sum.wrapping_add(digest([4, revision, next_client_id])))
     }
 
     /// The hash as a snapshot's head has it: 16 bytes, big-endian.
@@ -66,9 +68,15 @@ pub(super) fn answer(client_id: u64, sequence: u64, outcome: &Outcome) -> u128 {
         Some(OutcomeResult::Delete(delete)) => [2, delete.revision, delete.existed.into(), 0],
         Some(OutcomeResult::OpenSession(opened)) => [3, opened.client_id, 0, 0],
         Some(OutcomeResult::Rejected(reason)) => [4, *reason as u64, 0, 0],
+        Some(OutcomeResult::RecordStart(_)) => [5, 0, 0, 0],
         None => [0; 4],
     };
     digest([3, client_id, sequence, kind, a, b, c])
+}
+
+/// What the start of a member adds to the hash.
+pub(super) fn start(node_id: u64, incarnation: u64, number: u64) -> u128 {
+    digest([5, node_id, incarnation, number])
 }
 
 /// A 128-bit value as two words, the lower first.
@@ -94,7 +102,7 @@ mod tests {
     fn the_definition_is_kept() {
         let outcome = Outcome { result: None };
         let sum = pair(b"key", b"value", 1, 2, 3).wrapping_add(session(1, 2, 3)).wrapping_add(answer(1, 2, &outcome));
-        assert_eq!(StateHash::of(sum, 0, 5, 6).to_string(), "93542d10794aeb41a8ce7a6379fa535f");
+        assert_eq!(StateHash::of(sum, 0, 0, 5, 6).to_string(), "93542d10794aeb41a8ce7a6379fa535f");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::key::Key;
 use super::pairs::Pairs;
 use super::record::Stored;
 use super::sessions::Sessions;
+use super::starts::MemberStarts;
 use super::state::Settled;
 
 /// Why a snapshot was refused. It is damaged, or was written by something else: nothing was changed, take another one.
@@ -64,6 +65,7 @@ pub struct Loader {
     keys: u64,
     state_hash: StateHash,
     sessions: Sessions,
+    starts: MemberStarts,
     pairs: Vec<(Key, Stored)>,
 }
 
@@ -72,6 +74,7 @@ pub struct Loaded {
     pub(super) applied: Position,
     pub(super) pairs: Pairs,
     pub(super) sessions: Sessions,
+    pub(super) starts: MemberStarts,
     pub(super) membership: Bytes,
 }
 
@@ -91,6 +94,7 @@ impl Loader {
             keys: head.keys,
             state_hash: StateHash::from_bytes(state_hash),
             sessions: Sessions::new(head.next_client_id),
+            starts: MemberStarts::load(&head.starts),
             pairs: Vec::new(),
         })
     }
@@ -131,11 +135,12 @@ impl Loader {
             return Err(LoadError::KeyCount { expected: self.keys, found });
         }
         let pairs = Pairs::from_sorted(self.pairs, self.revision);
-        let found = Settled::new(Some(self.applied), &pairs, &self.sessions).hash;
+        let found = Settled::new(Some(self.applied), &pairs, &self.sessions, &self.starts).hash;
         if found != self.state_hash {
             return Err(LoadError::StateHash { expected: self.state_hash, found });
         }
-        Ok(Loaded { applied: self.applied, membership: self.membership, pairs, sessions: self.sessions })
+        let Self { applied, membership, sessions, starts, .. } = self;
+        Ok(Loaded { applied, pairs, sessions, starts, membership })
     }
 }
 

@@ -26,6 +26,7 @@ mod pin;
 mod record;
 mod scan;
 mod sessions;
+mod starts;
 mod state;
 mod superseded;
 #[cfg(test)]
@@ -45,6 +46,8 @@ pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
 pub use sessions::{ANSWERS_MAX, SESSIONS_MAX};
 
 use crate::command::{Command, Op, Outcome, RequestId};
+use crate::incarnation::Start;
+use crate::raft::types::NodeId;
 use record::Stored;
 use state::State;
 
@@ -170,11 +173,13 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Applies a log entry that changes the membership. `encoded` is kept as it is, for snapshots.
-    pub fn apply_membership(&self, at: Position, encoded: Bytes) {
+    /// Applies a log entry that changes the membership. `encoded` is kept as it is, for snapshots; `members` are all nodes
+    /// in it.
+    pub fn apply_membership(&self, at: Position, encoded: Bytes, members: &[NodeId]) {
         let _applying = self.shared.applying();
         let mut state = self.shared.write();
         state.membership = encoded;
+        state.starts.retain(members);
         state.settle(at);
         drop(state);
         self.shared.publish();
@@ -204,6 +209,11 @@ impl Store {
         Lookup { revision, record: stored.map(Record::from) }
     }
 
+    /// The newest start of a member that is recorded.
+    pub fn start_of(&self, node_id: NodeId) -> Option<Start> {
+        self.shared.read().starts.get(node_id)
+    }
+
     /// Pins the present revision: a view of all pairs that stays as it is. Takes well under a microsecond.
     pub fn pin(&self) -> Pin {
         Pin::new(&self.shared)
@@ -225,6 +235,7 @@ impl Store {
             state_hash: state.settled.hash,
             next_client_id: state.sessions.next_client_id(),
             sessions: state.sessions.share(),
+            starts: state.starts.export(),
         })
     }
 

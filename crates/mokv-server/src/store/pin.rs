@@ -72,6 +72,7 @@ pub struct Checkpoint {
     pub(super) state_hash: StateHash,
     pub(super) next_client_id: u64,
     pub(super) sessions: Arc<ByClient>,
+    pub(super) starts: Vec<internal::MemberStart>,
 }
 
 impl Checkpoint {
@@ -112,6 +113,7 @@ impl Checkpoint {
             state_hash: Bytes::copy_from_slice(&self.state_hash.to_bytes()),
             next_client_id: self.next_client_id,
             cluster_id: cluster_id.into(),
+            starts: self.starts.clone(),
         }
     }
 

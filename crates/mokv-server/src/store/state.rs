@@ -5,12 +5,13 @@ use std::collections::btree_map::Entry;
 use std::mem;
 
 use bytes::Bytes;
-use mokv_proto::internal::OpenSessionOutcome;
+use mokv_proto::internal::{OpenSessionOutcome, RecordStartOutcome};
 
 use super::hash::StateHash;
 use super::load::Loaded;
 use super::pairs::Pairs;
 use super::sessions::{Admission, Sessions};
+use super::starts::MemberStarts;
 use super::superseded::Superseded;
 use super::{Position, Progress};
 use crate::command::{Op, Outcome, OutcomeResult, RequestId};
@@ -20,6 +21,7 @@ use crate::mutants::mutant;
 pub(super) struct State {
     pub(super) pairs: Pairs,
     pub(super) sessions: Sessions,
+    pub(super) starts: MemberStarts,
     pub(super) membership: Bytes,
     pub(super) settled: Settled,
     /// Which `pairs` these are: a snapshot that is installed begins the next generation.
@@ -38,12 +40,18 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    pub(super) fn new(applied: Option<Position>, pairs: &Pairs, sessions: &Sessions) -> Self {
+    pub(super) fn new(applied: Option<Position>, pairs: &Pairs, sessions: &Sessions, starts: &MemberStarts) -> Self {
         Self {
             progress: Progress { applied, revision: pairs.revision() },
             keys: pairs.len(),
             sessions: sessions.len(),
-            hash: StateHash::of(pairs.hash(), sessions.hash(), pairs.revision(), sessions.next_client_id()),
+            hash: StateHash::of(
+                pairs.hash(),
+                sessions.hash(),
+                starts.hash(),
+                pairs.revision(),
+                sessions.next_client_id(),
+            ),
         }
     }
 }
@@ -53,9 +61,9 @@ pub(super) type Garbage = (Option<Pairs>, Option<Superseded>);
 
 impl State {
     pub(super) fn new() -> Self {
-        let (pairs, sessions) = (Pairs::default(), Sessions::new(1));
-        let settled = Settled::new(None, &pairs, &sessions);
-        Self { pairs, sessions, membership: Bytes::new(), settled, generation: 0, retired: BTreeMap::new() }
+        let (pairs, sessions, starts) = (Pairs::default(), Sessions::new(1), MemberStarts::default());
+        let settled = Settled::new(None, &pairs, &sessions, &starts);
+        Self { pairs, sessions, starts, membership: Bytes::new(), settled, generation: 0, retired: BTreeMap::new() }
     }
 
     /// Executes one command. Total: whatever the command says, all nodes come to the same outcome.
@@ -79,6 +87,10 @@ impl State {
             Op::Set(set) => OutcomeResult::Set(self.pairs.set(&set.key, &set.value)),
             Op::Delete(delete) => OutcomeResult::Delete(self.pairs.delete(&delete.key)),
             Op::OpenSession(_) => OutcomeResult::OpenSession(OpenSessionOutcome { client_id: self.sessions.open() }),
+            Op::RecordStart(record) => {
+                self.starts.record(record);
+                OutcomeResult::RecordStart(RecordStartOutcome {})
+            }
         };
         Outcome { result: Some(result) }
     }
@@ -86,7 +98,7 @@ impl State {
     /// Ends an entry.
     pub(super) fn settle(&mut self, at: Position) {
         debug_assert!(self.settled.progress.applied < Some(at), "entries are applied in order, each once");
-        self.settled = Settled::new(Some(at), &self.pairs, &self.sessions);
+        self.settled = Settled::new(Some(at), &self.pairs, &self.sessions, &self.starts);
     }
 
     /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
@@ -96,7 +108,8 @@ impl State {
             self.sessions = loaded.sessions;
         }
         self.membership = loaded.membership;
-        self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions);
+        self.starts = loaded.starts;
+        self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions, &self.starts);
         let generation = self.generation;
         self.generation += 1;
         if old.pins() == 0 {

@@ -14,6 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use mokv_client::Client;
 use mokv_server::disk::sim::SimDisk;
 use mokv_server::formation::core::Mode;
+use mokv_server::incarnation::{Lineage, Starts};
 use mokv_server::node::{Limits, Node, NodeOptions, Seams};
 use mokv_server::peer::Caller;
 use mokv_server::raft::RaftOptions;
@@ -24,6 +25,7 @@ use mokv_server::rpc;
 use mokv_server::rpc::peer::GrpcNetwork;
 use mokv_server::runtime::{DiskTasks, Tasks};
 use mokv_server::status::NodeStatus;
+use mokv_server::store::Store;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{oneshot, watch};
@@ -371,7 +373,8 @@ impl World {
     /// A caller that passes for a member of the cluster.
     pub(crate) fn impostor(&self, node_id: NodeId) -> Caller {
         let (_, cluster_id) = watch::channel(self.status(0).cluster_id);
-        Caller { node_id, cluster_id }
+        let own = Lineage::default();
+        Caller { node_id, cluster_id, starts: Starts::new(node_id, own, Store::new()) }
     }
 
     /// Waits for a condition and returns how long it took.

@@ -10,6 +10,7 @@ mod disks;
 mod files;
 mod full_disk;
 mod hand_over;
+mod incarnations;
 mod leadership;
 mod lifecycle;
 mod reads;

@@ -78,6 +78,7 @@ impl Model {
                 }
                 OutcomeResult::Delete(DeleteOutcome { existed, revision: self.revision() })
             }
+            Op::RecordStart(_) => unreachable!("none is drawn"),
             Op::OpenSession(_) => {
                 self.uses += 1;
                 let client_id = self.sessions.len() as u64 + 1;

@@ -45,7 +45,7 @@ fn an_entry_moves_the_position_whatever_it_holds() {
     assert_eq!(*progress.borrow(), Progress { applied: Some(at), revision: 0 });
 
     let at = log.next();
-    log.store.apply_membership(at, "members".into());
+    log.store.apply_membership(at, "members".into(), &[]);
     log.one(command::set("a", "1"));
     let at = Position { term: 1, index: 4 };
     assert_eq!(*progress.borrow(), Progress { applied: Some(at), revision: 1 });
@@ -251,7 +251,7 @@ fn a_version_that_an_older_pin_needs_too_outlives_the_newer() {
 fn a_loaded_store_is_the_one_that_was_saved() {
     let mut log = Log::new();
     let at = log.next();
-    log.store.apply_membership(at, "members".into());
+    log.store.apply_membership(at, "members".into(), &[]);
     let clients = [open(&mut log), open(&mut log)];
     let write = of_session(clients[0], 1, 1, command::set("a", "1"));
     let outcome = log.one(write.clone());
