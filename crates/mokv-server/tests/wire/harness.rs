@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
@@ -13,6 +14,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use mokv_client::Client;
 use mokv_server::disk::sim::SimDisk;
+use mokv_server::discovery::{Peer, PeerState, PeerTags, Peers};
+use mokv_server::formation::Surroundings;
 use mokv_server::formation::core::Mode;
 use mokv_server::incarnation::{Lineage, Starts};
 use mokv_server::node::{Limits, Node, NodeOptions, Seams};
@@ -24,6 +27,7 @@ use mokv_server::raft::types::NodeId;
 use mokv_server::rpc;
 use mokv_server::rpc::peer::GrpcNetwork;
 use mokv_server::runtime::{DiskTasks, Tasks};
+use mokv_server::server::Ended;
 use mokv_server::status::NodeStatus;
 use mokv_server::store::Store;
 use rand::rngs::SmallRng;
@@ -60,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     /// Whether the scenario begins with a cluster of all nodes.
     pub(crate) form: bool,
+    /// Whether the nodes have gossip; the scenario feeds it with [`World::gossip`].
+    pub(crate) gossip: bool,
     pub(crate) options: fn(&mut NodeOptions),
     /// Of the network.
     pub(crate) network: fn(&mut turmoil::Builder),
@@ -67,7 +73,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { nodes: 3, form: true, options: |_| {}, network: |_| {} }
+        Self { nodes: 3, form: true, gossip: false, options: |_| {}, network: |_| {} }
     }
 }
 
@@ -179,16 +185,28 @@ struct Host {
     running: RefCell<Option<Node>>,
     /// Starts so far.
     starts: RefCell<u64>,
+    gossip: Option<Gossip>,
+}
+
+/// What gossip tells a node.
+struct Gossip {
+    peers: watch::Sender<Arc<Peers>>,
+    has_joined: watch::Sender<bool>,
 }
 
 impl Host {
     /// What the host runs, each time that it starts.
     async fn run(self: Rc<Self>) -> turmoil::Result {
+        while self.run_node().await? == Ended::Dissolved {}
+        Ok(())
+    }
+
+    async fn run_node(&self) -> Result<Ended, Box<dyn std::error::Error>> {
         let start = self.starts.replace_with(|starts| *starts + 1);
         let tasks = Tasks::new(self.seed ^ (start << 32), DiskTasks::Inline);
         let disk = self.disk.borrow().clone();
         let peers = Arc::new(GrpcNetwork::new(sockets::connect));
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(disk), peers, surroundings: None };
+        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(disk), peers, surroundings: self.surroundings() };
         let serving = async {
             let node = Node::start(seams, self.options.clone()).await?;
             let server = rpc::Server::new(node.clone())
@@ -200,10 +218,42 @@ impl Host {
             tokio::select! {
                 biased;
                 failed = leadership.wait_for(|now| now.failure.is_some()) => Err(failed?.failure.clone().unwrap_or_default().into()),
-                served = server.serve(port, std::future::pending()) => Ok(served?),
+                () = node.must_dissolve() => {
+                    self.running.replace(None);
+                    node.dissolve().await?;
+                    Ok(Ended::Dissolved)
+                }
+                served = server.serve(port, std::future::pending()) => {
+                    served?;
+                    Ok(Ended::Stopped)
+                }
             }
         };
         tasks.scope(serving).await
+    }
+
+    fn surroundings(&self) -> Option<Surroundings> {
+        let Gossip { peers, has_joined } = self.gossip.as_ref()?;
+        Some(Surroundings { peers: peers.subscribe(), has_joined: has_joined.subscribe() })
+    }
+
+    /// What the node on this host says of itself in gossip.
+    fn peer(&self) -> Option<Peer> {
+        let node = self.running.borrow().clone()?;
+        let identity = node.data_dir().identity();
+        let tags = PeerTags {
+            node_id: identity.node_id,
+            cluster_id: identity.cluster_id,
+            rpc_addr: self.options.rpc_addr.clone(),
+            version: "1".into(),
+        };
+        Some(Peer {
+            name: self.options.name.clone(),
+            gossip_addr: SocketAddr::from(([127, 0, 0, 1], 8401)),
+            state: PeerState::Alive,
+            since: Instant::now(),
+            tags: Some(tags),
+        })
     }
 }
 
@@ -239,6 +289,9 @@ impl World {
                 disk: RefCell::default(),
                 running: RefCell::default(),
                 starts: RefCell::default(),
+                gossip: setup
+                    .gossip
+                    .then(|| Gossip { peers: watch::Sender::default(), has_joined: watch::Sender::default() }),
             })
         };
         let hosts = (0..setup.nodes).map(host).collect();
@@ -254,6 +307,53 @@ impl World {
             self.join(index).await;
         }
         self.leader().await;
+    }
+
+    /// Lets these nodes see of each other what there is to see now. What they saw earlier of others has failed.
+    pub(crate) fn gossip(&self, among: impl IntoIterator<Item = usize>) {
+        let hosts: Vec<&Rc<Host>> = among.into_iter().map(|index| &self.inner.hosts[index]).collect();
+        let seen: Peers = hosts.iter().filter_map(|host| Some((host.options.name.clone(), host.peer()?))).collect();
+        for Gossip { peers, has_joined } in hosts.iter().filter_map(|host| host.gossip.as_ref()) {
+            let mut now = seen.clone();
+            for (name, peer) in peers.borrow().iter() {
+                now.entry(name.clone()).or_insert_with(|| Peer { state: PeerState::Failed, ..peer.clone() });
+            }
+            peers.send_replace(Arc::new(now));
+            has_joined.send_replace(hosts.len() > 1);
+        }
+    }
+
+    /// Lets a node forget whom it saw, as a new one does.
+    pub(crate) fn forget_gossip(&self, index: usize) {
+        if let Some(gossip) = &self.inner.hosts[index].gossip {
+            gossip.peers.send_replace(Arc::default());
+            gossip.has_joined.send_replace(false);
+        }
+    }
+
+    /// Whether a node is in a cluster, or was before it crashed.
+    pub(crate) fn has_cluster_on_disk(&self) -> bool {
+        let has_cluster = |host: &Rc<Host>| {
+            let disk = host.disk.borrow();
+            let file = host.options.data_dir.join("identity");
+            disk.paths().contains(&file) && String::from_utf8_lossy(&disk.content(&file)).contains("\ncluster-id")
+        };
+        self.inner.hosts.iter().any(has_cluster)
+    }
+
+    /// Lets nodes see each other, again and again, until a condition holds. Returns how long it took.
+    pub(crate) async fn gossip_until(
+        &self,
+        what: &str,
+        within: Duration,
+        among: &[usize],
+        holds: impl Fn() -> bool,
+    ) -> Duration {
+        self.until(what, within, || {
+            self.gossip(among.iter().copied());
+            holds()
+        })
+        .await
     }
 
     /// Makes a node a voter.

@@ -14,6 +14,7 @@ mod client;
 mod cluster;
 mod crashes;
 mod deadlines;
+mod formation;
 mod partitions;
 mod snapshots;
 mod weather;
