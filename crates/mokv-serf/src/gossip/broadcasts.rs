@@ -118,3 +118,144 @@ impl Broadcasts {
         self.queue.remove(&rank).expect("taken from the queue")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sends_follow_the_size_of_the_pool() {
+        let sends = [0, 1, 9, 10, 99, 100, 999, 1000].map(|nodes| sends_max(4, nodes));
+        assert_eq!(sends, [0, 4, 4, 8, 8, 12, 12, 16]);
+    }
+
+    fn message(len: usize, byte: u8) -> Bytes {
+        vec![byte; len].into()
+    }
+
+    #[test]
+    fn news_goes_before_what_was_sent_and_the_large_before_the_small() {
+        let mut queue = Broadcasts::default();
+        queue.push(None, message(10, 1));
+        assert_eq!(queue.take(2, 100, 3), [message(10, 1)]);
+        queue.push(None, message(3, 2));
+        queue.push(None, message(20, 3));
+        queue.push(None, message(3, 4));
+        assert_eq!(queue.take(2, 100, 3), [message(20, 3), message(3, 4), message(3, 2), message(10, 1)]);
+        // 22 bytes: the largest, and nothing beside it. What was sent twice is still last.
+        assert_eq!(queue.take(2, 22, 3), [message(20, 3)]);
+        assert_eq!(queue.take(2, 12, 3), [message(3, 4), message(3, 2)]);
+        assert_eq!(queue.take(2, 100, 3), [message(20, 3), message(10, 1), message(3, 4), message(3, 2)]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_is_about_the_same_is_replaced() {
+        let mut queue = Broadcasts::default();
+        let (a, b) = (Text::from("a"), Text::from("b"));
+        let first = queue.push(Some(a.clone()), message(5, 1));
+        let other = queue.push(Some(b), message(5, 2));
+        assert_eq!(queue.take(2, 100, 9).len(), 2);
+        let second = queue.push(Some(a.clone()), message(5, 3));
+        assert!(!queue.is_queued(first) && queue.is_queued(second) && queue.is_queued(other));
+        assert_eq!(queue.take(2, 100, 1), [message(5, 3), message(5, 2)]);
+        assert!(!queue.is_queued(second));
+        // Gone, so there is nothing to replace.
+        queue.push(Some(a), message(5, 4));
+        assert_eq!(queue.len(), 1);
+    }
+
+    /// The same, by looking through everything each time.
+    #[derive(Default)]
+    struct Model(Vec<Entry>);
+
+    #[derive(Clone)]
+    struct Entry {
+        sends: u32,
+        id: BroadcastId,
+        about: Option<Text>,
+        message: Bytes,
+    }
+
+    impl Entry {
+        fn rank(&self) -> Rank {
+            (self.sends, Reverse(self.message.len()), Reverse(self.id))
+        }
+    }
+
+    impl Model {
+        fn push(&mut self, id: BroadcastId, about: Option<Text>, message: Bytes) {
+            self.0.retain(|entry| about.is_none() || entry.about != about);
+            self.0.push(Entry { sends: 0, id, about, message });
+        }
+
+        fn take(&mut self, overhead: usize, limit: usize, sends_max: u32) -> Vec<Bytes> {
+            let (mut free, mut sent) = (limit, Vec::new());
+            loop {
+                let fits = |entry: &&Entry| entry.message.len() + overhead <= free && free > overhead;
+                let best = self.0.iter().filter(fits).map(Entry::rank).min();
+                let Some(place) = self.0.iter().position(|entry| Some(entry.rank()) == best) else { break };
+                let entry = self.0.remove(place);
+                free -= overhead + entry.message.len();
+                sent.push(entry);
+            }
+            let taken = sent.iter().map(|entry| entry.message.clone()).collect();
+            let again = sent.into_iter().map(|entry| Entry { sends: entry.sends + 1, ..entry });
+            self.0.extend(again.filter(|entry| entry.sends < sends_max));
+            taken
+        }
+
+        fn prune(&mut self, keep: usize) {
+            self.0.sort_by_key(Entry::rank);
+            self.0.truncate(keep);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Option<u8>, usize),
+        Take(usize, u32),
+        Prune(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (proptest::option::of(0u8..6), 0usize..40).prop_map(|(about, len)| Step::Push(about, len)),
+            4 => (0usize..120, 1u32..6).prop_map(|(limit, sends)| Step::Take(limit, sends)),
+            1 => (0usize..12).prop_map(Step::Prune),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_queue_does_what_the_model_does(steps in proptest::collection::vec(step(), 0..80), overhead in 0usize..4) {
+            let (mut queue, mut model) = (Broadcasts::default(), Model::default());
+            for (i, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push(about, len) => {
+                        let about = about.map(|about| Text::from(about.to_string()));
+                        let message = message(len, i as u8);
+                        let id = queue.push(about.clone(), message.clone());
+                        model.push(id, about, message);
+                    }
+                    Step::Take(limit, sends) => {
+                        let taken = queue.take(overhead, limit, sends);
+                        let used = taken.iter().map(|message| message.len() + overhead).sum::<usize>();
+                        prop_assert!(used <= limit);
+                        prop_assert_eq!(taken, model.take(overhead, limit, sends));
+                    }
+                    Step::Prune(keep) => {
+                        queue.prune(keep);
+                        model.prune(keep);
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.0.len());
+                prop_assert!(model.0.iter().all(|entry| queue.is_queued(entry.id)));
+                let named = model.0.iter().filter(|entry| entry.about.is_some()).count();
+                prop_assert_eq!(queue.about.len(), named);
+            }
+        }
+    }
+}

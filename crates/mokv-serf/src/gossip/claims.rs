@@ -7,15 +7,13 @@
 use std::time::Duration;
 
 use crate::wire::Text;
-use crate::wire::memberlist::{Alive, Dead, Liveness, Message, Suspect, Versions};
+use crate::wire::memberlist::{Alive, Dead, Liveness, META_BYTES_MAX, Message, Suspect, Versions};
 
 use super::suspicion::Patience;
 use super::{Fact, Gossip, Leaving, Node, Output};
 
-/// The longest name, so that what is said of a node always fits into a datagram. Serf itself stops at 128.
-const NAME_BYTES_MAX: usize = 256;
-/// The longest encoded tags: memberlist's limit.
-const META_BYTES_MAX: usize = 512;
+/// The longest name that is believed, so that what is said of a node always fits into a datagram. Serf itself stops at 128.
+pub const NAME_BYTES_MAX: usize = 256;
 
 impl Gossip {
     /// A node is there.

@@ -24,6 +24,8 @@ mod exchange;
 mod node;
 mod probe;
 mod suspicion;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -42,6 +44,7 @@ use probe::{Probe, Relays};
 use suspicion::Suspicions;
 
 pub use broadcasts::{BroadcastId, Broadcasts, sends_max};
+pub use claims::NAME_BYTES_MAX;
 pub use config::{Config, PACKET_BYTES_MAX};
 pub use counters::Counters;
 pub use node::{NODES_MAX, Node};
@@ -171,7 +174,8 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// A node that knows nobody, with these tags.
+    /// A node that knows nobody, with these tags, at most [`META_BYTES_MAX`](crate::wire::memberlist::META_BYTES_MAX) bytes of them: the
+    /// others would not believe more.
     pub fn new(config: Config, meta: Bytes, mut rng: StdRng, now: Duration) -> Self {
         let alive = Alive {
             incarnation: 1,
@@ -327,7 +331,7 @@ impl Gossip {
         self.finish_leaving(out);
     }
 
-    /// Changes the tags, as the layer above encodes them, and tells the others.
+    /// Changes the tags, as the layer above encodes them (at most [`META_BYTES_MAX`](crate::wire::memberlist::META_BYTES_MAX) bytes), and tells the others.
     pub fn set_meta(&mut self, now: Duration, meta: Bytes) {
         self.wake(now);
         let me = self.nodes.me_mut();
@@ -350,7 +354,7 @@ impl Gossip {
     }
 
     /// All nodes that are known, this one included, in the order of their names.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> + Clone {
         self.nodes.iter()
     }
 
