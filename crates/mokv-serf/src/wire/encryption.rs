@@ -52,3 +52,37 @@ fn unpadded_length(plaintext: &[u8]) -> Option<usize> {
     let honest = (1..=BLOCK_BYTES).contains(&padding.into()) && plaintext[length..].iter().all(|&byte| byte == padding);
     honest.then_some(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a node of protocol 1 encrypts.
+    fn encrypt_padded(padded: &[u8], keyring: &Keyring) -> Vec<u8> {
+        let (nonce, mut data) = ([5; NONCE_BYTES], padded.to_vec());
+        let tag = keyring.encrypt(&nonce, b"", &mut data);
+        [&[VERSION_PADDED], &nonce[..], &data, &tag].concat()
+    }
+
+    #[test]
+    fn the_padding_of_version_0_is_taken_off() {
+        let keyring = Keyring::new([[1; 16]]).expect("a key");
+        let decrypted = |padded: &[u8]| decrypt(&encrypt_padded(padded, &keyring), b"", &keyring);
+        assert_eq!(decrypted(&[&b"message"[..], &[9; 9]].concat()), Ok(b"message".to_vec()));
+        assert_eq!(decrypted(&[&b"message and more"[..], &[16; 16]].concat()), Ok(b"message and more".to_vec()));
+        assert_eq!(decrypted(&[16; 16]), Ok(Vec::new()));
+        assert_eq!(decrypted(b""), Err(OpenError::Decryption));
+        assert_eq!(decrypted(&[&b"message"[..], &[0; 9]].concat()), Err(OpenError::Decryption));
+        assert_eq!(decrypted(&[&b"message"[..], &[17; 25]].concat()), Err(OpenError::Decryption));
+        assert_eq!(decrypted(&[&b"message"[..], &[8; 1], &[9; 8]].concat()), Err(OpenError::Decryption));
+        assert_eq!(decrypted(&[9; 3]), Err(OpenError::Decryption));
+    }
+
+    #[test]
+    fn what_is_too_short_or_of_another_version_is_refused() {
+        let keyring = Keyring::new([[1; 16]]).expect("a key");
+        assert_eq!(decrypt(b"", b"", &keyring), Err(OpenError::Plaintext));
+        assert_eq!(decrypt(&[2; 40], b"", &keyring), Err(OpenError::Plaintext));
+        assert_eq!(decrypt(&[1; OVERHEAD - 1], b"", &keyring), Err(OpenError::Decryption));
+    }
+}

@@ -416,3 +416,81 @@ fn signed(value: i64) -> Head {
 fn drop_float<const N: usize>(_: [u8; N]) -> Head {
     Head::Float
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Behind a byte for the type.
+    fn written(write: impl FnOnce(Writer) -> Writer) -> Vec<u8> {
+        write(Writer::new(0)).finish()[1..].to_vec()
+    }
+
+    #[test]
+    fn integers_take_the_shortest_form() {
+        let forms: [(u64, &[u8]); 10] = [
+            (0, b"\x00"),
+            (0x7f, b"\x7f"),
+            (0x80, b"\xcc\x80"),
+            (0xff, b"\xcc\xff"),
+            (0x100, b"\xcd\x01\x00"),
+            (0xffff, b"\xcd\xff\xff"),
+            (0x1_0000, b"\xce\x00\x01\x00\x00"),
+            (0xffff_ffff, b"\xce\xff\xff\xff\xff"),
+            (0x1_0000_0000, b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00"),
+            (u64::MAX, b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ];
+        for (value, form) in forms {
+            assert_eq!(written(|writer| writer.uint(value)), form);
+            assert_eq!(Reader::new(form, 1).uint(), Ok(value));
+        }
+        let forms: [(i64, &[u8]); 9] = [
+            (0x80, b"\xcc\x80"),
+            (-1, b"\xff"),
+            (-32, b"\xe0"),
+            (-33, b"\xd0\xdf"),
+            (-0x80, b"\xd0\x80"),
+            (-0x81, b"\xd1\xff\x7f"),
+            (-0x8001, b"\xd2\xff\xff\x7f\xff"),
+            (-0x8000_0001, b"\xd3\xff\xff\xff\xff\x7f\xff\xff\xff"),
+            (i64::MIN, b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00"),
+        ];
+        for (value, form) in forms {
+            assert_eq!(written(|writer| writer.int(value)), form);
+            assert_eq!(Reader::new(form, 1).int(), Ok(value));
+        }
+        assert_eq!(Reader::new(b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", 1).int(), Err(DecodeError::OutOfRange));
+    }
+
+    #[test]
+    fn strings_and_containers_take_the_shortest_form_of_the_old_specification() {
+        let heads: [(usize, [&[u8]; 3]); 6] = [
+            (0, [b"\xa0", b"\x90", b"\x80"]),
+            (15, [b"\xaf", b"\x9f", b"\x8f"]),
+            (31, [b"\xbf", b"\xdc\x00\x1f", b"\xde\x00\x1f"]),
+            (32, [b"\xda\x00\x20", b"\xdc\x00\x20", b"\xde\x00\x20"]),
+            (0xffff, [b"\xda\xff\xff", b"\xdc\xff\xff", b"\xde\xff\xff"]),
+            (0x1_0000, [b"\xdb\x00\x01\x00\x00", b"\xdd\x00\x01\x00\x00", b"\xdf\x00\x01\x00\x00"]),
+        ];
+        for (length, [string, array, map]) in heads {
+            let text = Text::from("x".repeat(length));
+            let bytes = written(|writer| writer.text(&text));
+            assert_eq!((&bytes[..string.len()], bytes.len()), (string, string.len() + length));
+            assert_eq!(Reader::new(&bytes, 1).text(), Ok(text));
+            assert_eq!(written(|writer| writer.array(length)), array);
+            assert_eq!(written(|writer| writer.map(length)), map);
+            assert_eq!(Reader::new(map, 1).map(), Ok(length));
+        }
+        let long = [b"\xdb\x00\x01\x00\x01", &[b'x'; FIELD_BYTES_MAX + 1][..]].concat();
+        assert_eq!(Reader::new(&long, 1).text(), Err(DecodeError::TooLarge));
+    }
+
+    #[test]
+    fn no_more_values_are_read_than_allowed() {
+        let mut reader = Reader::new(b"\x93\x01\x02\x03", 4);
+        assert_eq!(reader.skip(), Ok(()));
+        assert_eq!(Reader::new(b"\x93\x01\x02\x03", 3).skip(), Err(DecodeError::TooLarge));
+        assert_eq!(Reader::new(b"\x93\x01\x02", 4).skip(), Err(DecodeError::Truncated));
+        assert_eq!(Reader::new(b"\x81\xa1a\x92\xc3\xcb\0\0\0\0\0\0\0\0\x05", 9).skip(), Ok(()));
+    }
+}

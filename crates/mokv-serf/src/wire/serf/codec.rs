@@ -48,7 +48,8 @@ impl Message {
             Self::QueryResponse(response) => encode_query_response(response),
             Self::ConflictResponse(None) => Writer::new(CONFLICT_RESPONSE).nil().finish(),
             Self::ConflictResponse(Some(member)) => encode_member(member),
-            Self::KeyRequest(key) => Writer::new(KEY_REQUEST).map(1).key("Key").bytes(key).finish(),
+            // To list the keys, Serf sends an empty one rather than none.
+            Self::KeyRequest(key) => Writer::new(KEY_REQUEST).map(1).key("Key").text(&Text::from(key.clone())).finish(),
             Self::KeyResponse(response) => encode_key_response(response),
             Self::Relay(relay) => encode_relay(relay),
         }
