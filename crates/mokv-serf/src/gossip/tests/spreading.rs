@@ -84,7 +84,7 @@ fn the_own_news_goes_first_and_a_datagram_is_filled() {
     for (len, fits) in [(1395, true), (1396, false)] {
         let mut bench = quiet(2);
         bench.above.news = vec![user(len)];
-        assert_eq!(gossip(&bench.run_for(ms(200))).len(), fits.into());
+        assert_eq!(gossip(&bench.run_for(ms(200))).len(), usize::from(fits));
     }
 }
 
