@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::transport::{BoxStream, Transport};
@@ -18,6 +19,31 @@ use crate::wire::{Codec, OpenError, Side, StreamDecoder};
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const READ_BYTES: usize = 16 << 10;
+
+/// What all connections of one direction may hold together of messages that are not complete, or not answered. A message
+/// may take more than half of it, but then the others wait until there is room, or until their time is over.
+pub(super) const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// The room for what connections hold, in bytes.
+#[derive(Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(HELD_BYTES_MAX)))
+    }
+
+    /// Waits for room for some bytes more.
+    async fn take(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> io::Result<()> {
+        let bytes = u32::try_from(bytes).map_err(io::Error::other)?;
+        let more = Arc::clone(&self.0).acquire_many_owned(bytes).await.map_err(io::Error::other)?;
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
+    }
+}
 
 /// What somebody asked over a connection.
 pub(super) struct Question {
@@ -31,6 +57,7 @@ pub(super) async fn ask(
     to: SocketAddr,
     sealed: Bytes,
     answer: Option<StreamDecoder>,
+    room: Room,
     within: Duration,
 ) -> Result<Option<StreamMessage>, String> {
     let exchange = async {
@@ -41,8 +68,8 @@ pub(super) async fn ask(
             return stream.shutdown().await.map(|()| None).map_err(|error| format!("cannot send: {error}"));
         };
         // One that refuses us may say why, and hang up before it has read all.
-        match (read_message(&mut stream, decoder).await, asked) {
-            (Ok(message), _) => Ok(Some(message)),
+        match (read_message(&mut stream, decoder, &room).await, asked) {
+            (Ok((message, _)), _) => Ok(Some(message)),
             (Err(_), Err(error)) => Err(format!("cannot send: {error}")),
             (Err(error), Ok(())) => Err(error.to_string()),
         }
@@ -56,11 +83,12 @@ pub(super) async fn serve(
     from: SocketAddr,
     codec: Codec,
     mut rng: StdRng,
+    room: Room,
     questions: mpsc::Sender<Question>,
 ) {
     let exchange = async {
-        let answer = match read_message(&mut stream, codec.stream(Side::Initiator)).await {
-            Ok(message) => {
+        let answer = match read_message(&mut stream, codec.stream(Side::Initiator), &room).await {
+            Ok((message, _held)) => {
                 let (answer, answered) = oneshot::channel();
                 if questions.send(Question { message, answer }).await.is_err() {
                     return Ok(());
@@ -95,17 +123,24 @@ enum ReadError {
     Open(#[from] OpenError),
 }
 
-/// Reads one message. Nothing marks its end, and the connection stays open: it ends where it is complete.
-async fn read_message(stream: &mut BoxStream, mut decoder: StreamDecoder) -> Result<StreamMessage, ReadError> {
+/// Reads one message, and returns the room that it takes. Nothing marks its end, and the connection stays open: it ends
+/// where it is complete.
+async fn read_message(
+    stream: &mut BoxStream,
+    mut decoder: StreamDecoder,
+    room: &Room,
+) -> Result<(StreamMessage, Option<OwnedSemaphorePermit>), ReadError> {
     let mut buffer = vec![0; READ_BYTES];
+    let mut held = None;
     loop {
         let read = stream.read(&mut buffer).await?;
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+        room.take(&mut held, read).await?;
         decoder.push(&buffer[..read]);
         if let Some(message) = decoder.next()? {
-            return Ok(message);
+            return Ok((message, held));
         }
     }
 }

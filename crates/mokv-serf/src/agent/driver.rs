@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Members;
-use super::connection::{self, Question};
+use super::connection::{self, Question, Room};
 use super::handle::Stopped;
 use super::request::{Reply, Request};
 use super::transport::{BoxFuture, Transport};
@@ -69,6 +69,7 @@ pub(super) struct Waiting {
 /// Connections that we open.
 struct Dials {
     places: Arc<Semaphore>,
+    room: Room,
     answers: mpsc::Sender<(DialId, Answer)>,
 }
 
@@ -77,7 +78,7 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let (questions_in, mut questions) = mpsc::channel(CONNECTIONS_MAX);
         let (answers_in, mut answers) = mpsc::channel(CONNECTIONS_MAX);
-        let dials = Dials { places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), answers: answers_in };
+        let dials = Dials { places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), room: Room::new(), answers: answers_in };
         self.listen(questions_in);
 
         let (transport, shutdown) = (Arc::clone(&self.transport), Arc::clone(&self.shutdown));
@@ -246,9 +247,9 @@ impl Driver {
         let codec = self.serf.codec();
         let sealed = codec.seal_stream(message, Side::Initiator, &mut self.rng);
         let decoder = awaits_answer.then(|| codec.stream(Side::Acceptor));
-        let (transport, answers) = (Arc::clone(&self.transport), dials.answers.clone());
+        let (transport, room, answers) = (Arc::clone(&self.transport), dials.room.clone(), dials.answers.clone());
         self.start_task(async move {
-            let answer = connection::ask(&*transport, to, sealed, decoder, timeout).await;
+            let answer = connection::ask(&*transport, to, sealed, decoder, room, timeout).await;
             // The agent has stopped if nobody takes it.
             let _ = answers.send((id, answer)).await;
             drop(place);
@@ -261,7 +262,7 @@ impl Driver {
             (Arc::clone(&self.transport), Arc::clone(&self.spawn), self.stopped.subscribe());
         let (codec, keyring) = (self.serf.codec().clone(), self.keyring.subscribe());
         let mut rng = StdRng::from_rng(&mut self.rng);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (places, room) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Room::new());
         self.start_task(async move {
             while let Ok(place) = Arc::clone(&places).acquire_owned().await {
                 let (stream, from) = match transport.accept().await {
@@ -274,7 +275,8 @@ impl Driver {
                 };
                 let mut codec = codec.clone();
                 codec.keyring.clone_from(&keyring.borrow());
-                let exchange = connection::serve(stream, from, codec, StdRng::from_rng(&mut rng), questions.clone());
+                let rng = StdRng::from_rng(&mut rng);
+                let exchange = connection::serve(stream, from, codec, rng, room.clone(), questions.clone());
                 until_stopped(&spawn, stopped.clone(), async move {
                     exchange.await;
                     drop(place);

@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 
-use super::connection::ANSWER_TIMEOUT;
+use super::connection::{ANSWER_TIMEOUT, HELD_BYTES_MAX};
 use super::driver::CONNECTIONS_MAX;
 use super::handle::EVENTS_MAX;
 use super::*;
@@ -415,6 +415,39 @@ async fn silent_connections_end() {
         let mut rest = Vec::new();
         timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("an end");
         assert_eq!(rest, [0; 0]);
+    }
+}
+
+/// Messages that are begun and never ended: those that come last are not read until others have given up.
+#[tokio::test(start_paused = true)]
+async fn begun_messages_do_not_fill_the_memory() {
+    let network = Network::default();
+    let _agent = spawn(&network, "a", 1);
+    // A user message of 16 MiB, the type of which is 8.
+    let begin = b"\x08\x81\xaaUserMsgLen\xce\x01\x00\x00\x00";
+    let (taken, piece) = (Arc::new(AtomicUsize::new(0)), Arc::new(vec![0; 1 << 20]));
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        let mut stream = network.connect(addr(9), addr(1)).expect("connect");
+        let (taken, piece) = (Arc::clone(&taken), Arc::clone(&piece));
+        connections.push(tokio::spawn(async move {
+            stream.write_all(begin).await.expect("write");
+            for _ in 0..15 {
+                if stream.write_all(&piece).await.is_err() {
+                    return;
+                }
+                taken.fetch_add(piece.len(), Ordering::Relaxed);
+            }
+            // It never ends.
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }));
+    }
+    // In paused time this is when nothing moves any more.
+    tokio::time::sleep(ANSWER_TIMEOUT / 2).await;
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((HELD_BYTES_MAX / 2..=HELD_BYTES_MAX + (8 << 20)).contains(&taken), "{taken}");
+    for connection in connections {
+        timeout(PATIENCE, connection).await.expect("it is closed in time").expect("no panic");
     }
 }
 

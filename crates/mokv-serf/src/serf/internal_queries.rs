@@ -1,8 +1,11 @@
 //! Serf's own queries: whether a node is there, whose a name is, and the keys.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
@@ -31,7 +34,7 @@ const LIST_KEYS: &str = "_serf_list-keys";
 const KEYS_MAX: usize = 64;
 
 /// What to do with the keys of all nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum KeyCommand {
     /// To decrypt with it too.
     Install(Bytes),
@@ -41,6 +44,18 @@ pub enum KeyCommand {
     Remove(Bytes),
     /// To say which there are.
     List,
+}
+
+/// Without the key: this may end up in a log.
+impl fmt::Debug for KeyCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Install(_) => "Install",
+            Self::Use(_) => "Use",
+            Self::Remove(_) => "Remove",
+            Self::List => "List",
+        })
+    }
 }
 
 /// What the nodes said to a [`KeyCommand`].
@@ -196,6 +211,5 @@ impl Serf {
 const RESPONSE_HEAD_BYTES: usize = 64;
 
 fn key_text(key: &[u8]) -> Text {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(key).into()
+    BASE64.encode(key).into()
 }

@@ -25,9 +25,9 @@ impl Entry for Happened {
 
 /// A query, beside its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked(pub(super) u32);
+pub(super) struct QueryNumber(pub(super) u32);
 
-impl Entry for Asked {
+impl Entry for QueryNumber {
     fn bytes(&self) -> usize {
         0
     }
@@ -42,7 +42,7 @@ pub(super) struct Layer {
     pub(super) query_clock: Clock,
     pub(super) members: Members,
     pub(super) events: Recent<Happened>,
-    pub(super) queries: Recent<Asked>,
+    pub(super) queries: Recent<QueryNumber>,
     pub(super) broadcasts: Broadcasts,
     retransmit_mult: u32,
 }

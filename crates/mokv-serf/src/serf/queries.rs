@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::broadcasts::Kind;
 use super::internal_queries::{INTERNAL_PREFIX, KeyReport};
-use super::layer::Asked as AskedId;
+use super::layer::QueryNumber;
 use super::members::Status;
 use super::output::{Event, Output, Query, QueryAnswer, QueryId};
 use super::{SendError, Serf};
@@ -147,7 +147,7 @@ impl Serf {
         let timeout = options.timeout.unwrap_or_else(|| self.query_timeout());
         let query = wire::Query {
             time: self.layer.query_clock.time(),
-            // Go's side reads it into an int31's range.
+            // HashiCorp's Serf has no larger ones.
             id: self.rng.random_range(0..1 << 31),
             addr: self.config.gossip.addr,
             port: self.config.gossip.port,
@@ -182,7 +182,7 @@ impl Serf {
             return false;
         }
         let clock = self.layer.query_clock.time();
-        if !self.layer.queries.admit(clock, query.time, AskedId(query.id)) {
+        if !self.layer.queries.admit(clock, query.time, QueryNumber(query.id)) {
             return false;
         }
         let retell = query.flags & wire::Query::NO_BROADCAST == 0;

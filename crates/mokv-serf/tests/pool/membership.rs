@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mokv_serf::serf::{Event, SendError, Status, TAGS_BYTES_MAX};
-use mokv_serf::wire::serf::Tags;
+use mokv_serf::wire::memberlist::{PushPull, StreamMessage};
+use mokv_serf::wire::serf::{self as wire, LeaveIntent, Message, Tags};
 use rand::RngExt;
 
 use crate::pool::{Pool, codecs, secs, seeds};
@@ -188,6 +189,53 @@ fn a_member_that_is_alive_objects_to_being_made_to_leave() {
     }
 }
 
+/// Whoever heard the other word first takes one of the same time for the newer one.
+#[test]
+fn a_member_objects_to_a_word_as_new_as_its_own() {
+    let mut pool = Pool::formed(0, 2);
+    let time = pool.node(1).member("n1").expect("itself").time;
+    for (leave, refuted) in [(time - 1, 0), (time, 1), (time, 1)] {
+        pool.forge(1, &Message::Leave(LeaveIntent { time: leave, node: "n1".into(), prune: false }));
+        pool.run(secs(1));
+        assert_eq!(pool.node(1).serf.counters().intents_refuted, refuted);
+    }
+    assert!(pool.node(1).member("n1").expect("itself").time > time);
+}
+
+/// It never hears the intent itself, only that the others know something newer of it than its own word.
+#[test]
+fn a_member_objects_to_what_gossip_did_not_bring() {
+    for seed in seeds(10) {
+        let mut pool = Pool::formed(seed, 3);
+        pool.cuts.extend([(Pool::addr(0), Pool::addr(1)), (Pool::addr(2), Pool::addr(1))]);
+        pool.act(0, |serf, now| serf.force_leave(now, &"n1".into(), false));
+        pool.wait_for(secs(2), "the others to hear", |pool| pool.others_have(1, Some(Status::Leaving)));
+        pool.run(secs(1));
+        pool.cuts.clear();
+        let names = pool.names();
+        pool.wait("it to object", |pool| pool.agrees(Status::Alive, &names));
+    }
+}
+
+/// The others may know from memberlist alone that a node left, so that their time of it is the same.
+#[test]
+fn who_left_in_the_eyes_of_others_has_not_failed() {
+    let mut pool = Pool::formed(0, 3);
+    pool.kill(2);
+    pool.wait("the crash to be seen", |pool| pool.others_have(2, Some(Status::Failed)));
+    let time = pool.node(0).member("n2").expect("known").time;
+    let theirs = wire::PushPull {
+        status_times: [("n2".into(), time)].into(),
+        left_members: vec!["n2".into()],
+        ..wire::PushPull::default()
+    };
+    let user_state = Message::PushPull(theirs).encode();
+    let state = PushPull { join: false, nodes: Vec::new(), user_state };
+    let answer = pool.act(0, |serf, now| serf.answer(now, StreamMessage::PushPull(state)));
+    assert!(answer.is_some());
+    assert_eq!(pool.node(0).status("n2"), Some(Status::Left));
+}
+
 /// It is on its way out, and gets the time to go.
 #[test]
 fn a_leaving_member_that_is_pruned_is_forgotten_a_little_later() {
@@ -267,7 +315,6 @@ fn halves_of_a_pool_find_each_other_after_a_long_partition() {
 /// A leave intent may come before the word that the node is there.
 #[test]
 fn an_intent_that_comes_first_is_remembered_for_a_while() {
-    use mokv_serf::wire::serf::{LeaveIntent, Message};
     for (wait, expected) in [(secs(60), Status::Leaving), (secs(400), Status::Alive)] {
         let mut pool = Pool::formed(0, 2);
         // Nobody objects: the newcomer is not told.

@@ -48,7 +48,7 @@ fn news_reaches_everybody() {
 fn nobody_who_lives_is_taken_for_dead() {
     each_pool(|mut pool, _, loss| {
         let begin = pool.now;
-        pool.run_for(300 * SECOND);
+        pool.run_for(120 * SECOND);
         // Suspicions there are, when datagrams get lost; the time for objections is long enough. Only where every third
         // is lost it sometimes is not, in a small pool that has nobody to confirm or refute it.
         assert!(pool.deaths(begin) == 0 || loss > 0.2, "{} deaths", pool.deaths(begin));

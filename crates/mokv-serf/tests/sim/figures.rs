@@ -34,8 +34,8 @@ fn figures() {
         (10, 0.1, 20),
         (30, 0.0, 10),
         (30, 0.1, 10),
-        (100, 0.0, 5),
-        (100, 0.1, 5),
+        (100, 0.0, 3),
+        (100, 0.1, 3),
     ] {
         let (mut news, mut first, mut all) = (Times::default(), Times::default(), Times::default());
         let mut idle = 0.0;

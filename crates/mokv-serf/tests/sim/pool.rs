@@ -354,21 +354,26 @@ impl Pool {
     }
 
     fn carry_out(&mut self, from: Host, output: Output) {
-        format!("{:?} {from} {output:?}", self.now).hash(&mut self.hash);
+        (self.now, from).hash(&mut self.hash);
         let process = self.hosts.get_mut(&from).expect("it just acted");
         match output {
             Output::Send { to, messages, .. } => {
                 assert!(messages.iter().map(|m| m.len() + 2).sum::<usize>() + 2 <= 1400, "too large: {messages:?}");
+                (to, &messages).hash(&mut self.hash);
                 self.datagrams += 1;
                 self.network.send(self.now, from, host(to), messages);
             }
             Output::Dial { id, to, message, timeout, .. } => {
+                format!("{to} {message:?}").hash(&mut self.hash);
                 process.next_stream += 1;
                 let stream = Stream { process: process.id, id: process.next_stream };
                 process.dials.insert(stream.id, id);
                 self.network.open(self.now, from, host(to), stream, message, timeout);
             }
-            Output::Fact(fact) => self.learned(from, fact),
+            Output::Fact(fact) => {
+                format!("{fact:?}").hash(&mut self.hash);
+                self.learned(from, fact);
+            }
         }
     }
 
