@@ -139,6 +139,8 @@ fn nodes_that_start_together_do_not_act_together() {
         assert!(times[0] <= INTERVAL && times[1] <= ms(200) && times[2] <= ms(30_000));
         (times, gossip.next_seq_no)
     };
-    assert_ne!(phases(1), phases(2));
-    assert_eq!(phases(1), phases(1));
+    let ((times, seq_no), (other_times, other_seq_no)) = (phases(1), phases(2));
+    assert_ne!(times, other_times);
+    assert_ne!(seq_no, other_seq_no, "an answer to one must not be taken for one to the other");
+    assert_eq!(phases(1), (times, seq_no));
 }
