@@ -107,10 +107,12 @@ impl Gossip {
     /// Completes when gossip can't go on, and says why: another node has this one's name.
     pub async fn failed(&self) -> String {
         match self.agent.stopped().await {
-            Stopped::NameTaken => "another node in gossip has the name of this one, and the others side with it: give each node \
+            Stopped::NameTaken => {
+                "another node in gossip has the name of this one, and the others side with it: give each node \
                                    a name of its own (--node-name)"
-                .into(),
-            Stopped::Shutdown => std::future::pending().await,
+                    .into()
+            }
+            Stopped::Shutdown | Stopped::Aborted => std::future::pending().await,
         }
     }
 
@@ -209,7 +211,8 @@ async fn join(agent: Agent, lookup: Arc<Lookup>, options: GossipOptions, has_joi
     loop {
         let found = join_addrs::resolve(&options.join_addrs, is_own, &*lookup).await;
         let seen = alive(&agent.members().borrow());
-        let missing: Vec<SocketAddr> = found.addresses.iter().copied().filter(|address| !seen.contains(address)).collect();
+        let missing: Vec<SocketAddr> =
+            found.addresses.iter().copied().filter(|address| !seen.contains(address)).collect();
         let result = match missing.is_empty() {
             true => Ok(0),
             false => agent.join(&missing).await.map_err(|error| error.to_string()),

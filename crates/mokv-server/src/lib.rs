@@ -17,6 +17,7 @@ pub mod disk;
 pub mod error;
 pub mod formation;
 pub mod forward;
+pub mod gossip;
 pub mod identity;
 pub mod incarnation;
 pub mod introduction;

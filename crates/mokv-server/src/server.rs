@@ -13,8 +13,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::Config;
-use crate::disk::OsDisk;
+use mokv_serf::agent::{Transport, UdpTcp};
+use mokv_serf::wire::keyring::Keyring;
+
+use crate::config::{Config, EncryptKey, KeySource};
+use crate::disk::{self, OsDisk};
+use crate::gossip::{self, Feed, Gossip, GossipOptions};
+use crate::join_addrs::{self, Lookup};
 use crate::node::{Limits, Node, NodeError, NodeOptions, Seams};
 use crate::raft::RaftOptions;
 use crate::raft::log::LogOptions;
@@ -48,6 +53,9 @@ pub enum RunError {
     /// The random number generator or another service of the operating system failed.
     #[error("the operating system failed: {0}")]
     System(#[from] io::Error),
+    /// Gossip can't be set up as the configuration says.
+    #[error("gossip: {0}")]
+    Gossip(String),
     /// The node did not start.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -58,6 +66,8 @@ pub enum RunError {
 
 /// The open ports of a server. Tests bind port 0.
 pub struct Listeners {
+    /// Gossip, if the node takes part in it.
+    pub gossip: Option<UdpTcp>,
     /// gRPC, public and between nodes.
     pub rpc: TcpListener,
     /// Metrics and probes.
@@ -71,7 +81,11 @@ impl Listeners {
     ///
     /// [`RunError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        let address = config.gossip_listen_addr();
+        let failed = |source| RunError::Listen { what: "gossip", address: address.clone(), source };
+        let gossip = UdpTcp::bind(look_up(&address).await.map_err(failed)?).await.map_err(failed)?;
         Ok(Self {
+            gossip: Some(gossip),
             rpc: listen("gRPC", &config.rpc_listen_addr()).await?,
             metrics: listen("metrics", &config.metrics_listen_addr()).await?,
         })
@@ -80,6 +94,12 @@ impl Listeners {
 
 async fn listen(what: &'static str, address: &str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { what, address: address.to_owned(), source })
+}
+
+/// The first address that a host and port stand for.
+async fn look_up(address: &str) -> io::Result<SocketAddr> {
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("{address} stands for no address"));
+    join_addrs::system_lookup(address.to_owned()).await?.into_iter().next().ok_or_else(unknown)
 }
 
 /// Runs a production server until `shutdown` completes.
@@ -92,13 +112,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     loop {
         let listeners = Listeners::bind(&config).await?;
         let tasks = Tasks::from_os()?;
+        let gossip = gossip_options(&config).await?;
+        let (feed, surroundings) = gossip::feed();
         let seams = Seams {
             tasks: tasks.clone(),
             disk: Arc::new(OsDisk),
             peers: Arc::new(GrpcNetwork::default()),
-            surroundings: None,
+            surroundings: Some(surroundings),
         };
-        let serving = Serving { options: node_options(&config), listeners, grace: config.shutdown_grace };
+        let serving = Serving {
+            options: node_options(&config),
+            gossip: Some((gossip, feed)),
+            listeners,
+            grace: config.shutdown_grace,
+        };
         match tasks.scope(serving.run(seams, shutdown.as_mut())).await? {
             Ended::Stopped => return Ok(()),
             Ended::Dissolved => tracing::info!("starting again as a new node"),
@@ -133,6 +160,31 @@ fn node_options(config: &Config) -> NodeOptions {
     }
 }
 
+async fn gossip_options(config: &Config) -> Result<GossipOptions, RunError> {
+    let advertise = &config.advertise_gossip_addr;
+    let unusable = |reason: String| RunError::Gossip(reason);
+    let advertise = look_up(advertise).await.map_err(|error| {
+        unusable(format!("{advertise}, which others are told to reach this node at, can't be resolved: {error}"))
+    })?;
+    let key = match &config.encrypt_key {
+        None => None,
+        Some(KeySource::Given(key)) => Some(key.clone()),
+        Some(KeySource::File(path)) => {
+            let failed = |reason: String| unusable(format!("{}: {reason}", path.display()));
+            let text = disk::read(&OsDisk, path).await.map_err(|error| failed(error.to_string()))?;
+            Some(String::from_utf8_lossy(&text).parse().map_err(failed)?)
+        }
+    };
+    let keyring = key.map(|key: EncryptKey| Keyring::new([key.bytes()]));
+    Ok(GossipOptions {
+        name: config.node_name.clone(),
+        advertise,
+        rpc_addr: config.advertise_addr.clone(),
+        join_addrs: config.start_join_addrs.clone(),
+        keyring: keyring.transpose().map_err(|error| unusable(error.to_string()))?,
+    })
+}
+
 /// How a server ended that did as it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -146,6 +198,8 @@ pub enum Ended {
 pub struct Serving {
     /// How the node behaves.
     pub options: NodeOptions,
+    /// Its gossip, if it takes part in it, and the other end of the seams' surroundings.
+    pub gossip: Option<(GossipOptions, Feed)>,
     /// Where it listens.
     pub listeners: Listeners,
     /// How long stopping may take.
@@ -166,7 +220,8 @@ impl Serving {
             .with(rpc::peer::peer_service(node.clone()))
             .with(rpc::peer::join_service(node.clone()));
         let metrics = grpc.metrics();
-        announce(&node, &self.listeners.rpc, &self.listeners.metrics);
+        announce(&node, &self.listeners);
+        let gossip = start_gossip(&tasks, &node, self.listeners.gossip, self.gossip)?;
         let mut serving = tasks.spawn(grpc.serve(self.listeners.rpc, reached(stopping.clone(), Stop::Drain)));
         let page = rpc::http::serve(
             self.listeners.metrics,
@@ -182,6 +237,7 @@ impl Serving {
             () = shutdown => Ok(Ended::Stopped),
             () = node.must_dissolve() => Ok(Ended::Dissolved),
             reason = node.failed() => Err(RunError::Failed(reason)),
+            reason = gossip_failed(gossip.as_ref()) => Err(RunError::Failed(reason)),
             served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),
         };
         match &ended {
@@ -219,14 +275,39 @@ async fn reached(mut stopping: watch::Receiver<Stop>, stage: Stop) {
     drop(stopping.wait_for(|now| *now >= stage).await);
 }
 
-fn announce(node: &Node, rpc: &TcpListener, metrics: &TcpListener) {
+/// Begins when this node answers: from then on others may call it.
+fn start_gossip(
+    tasks: &Tasks,
+    node: &Node,
+    listener: Option<UdpTcp>,
+    gossip: Option<(GossipOptions, Feed)>,
+) -> Result<Option<Gossip>, RunError> {
+    let (Some(listener), Some((mut options, feed))) = (listener, gossip) else { return Ok(None) };
+    if options.advertise.port() == 0 {
+        options.advertise.set_port(listener.local_addr().port());
+    }
+    let lookup: Arc<Lookup> = Arc::new(join_addrs::system_lookup);
+    let started = Gossip::start(tasks, node.data_dir(), Arc::new(listener), lookup, options, feed);
+    started.map(Some).map_err(|error| RunError::Gossip(error.to_string()))
+}
+
+async fn gossip_failed(gossip: Option<&Gossip>) -> String {
+    match gossip {
+        Some(gossip) => gossip.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn announce(node: &Node, listeners: &Listeners) {
     let address = |listener: &TcpListener| listener.local_addr().map(|at: SocketAddr| at.to_string());
+    let gossip = listeners.gossip.as_ref().map(|gossip| gossip.local_addr().to_string());
     tracing::info!(
         name = node.options().name,
         node_id = node.node_id(),
         data_dir = %node.options().data_dir.display(),
-        rpc = address(rpc).unwrap_or_default(),
-        metrics = address(metrics).unwrap_or_default(),
+        rpc = address(&listeners.rpc).unwrap_or_default(),
+        gossip = gossip.unwrap_or_default(),
+        metrics = address(&listeners.metrics).unwrap_or_default(),
         "serving"
     );
 }

@@ -117,10 +117,11 @@ impl Cluster {
             surroundings: None,
         };
         let listeners = Listeners {
+            gossip: None,
             rpc: TcpListener::bind(node.addr).await.expect("rpc port"),
             metrics: TcpListener::bind(node.metrics).await.expect("metrics port"),
         };
-        let serving = Serving { options, listeners, grace: Duration::from_secs(10) };
+        let serving = Serving { options, gossip: None, listeners, grace: Duration::from_secs(10) };
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
