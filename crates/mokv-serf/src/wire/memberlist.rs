@@ -6,6 +6,11 @@ use bytes::Bytes;
 
 use super::Text;
 
+pub(super) mod codec;
+
+/// The most meta data that a node may have (memberlist.go `MetaMaxSize`).
+pub const META_BYTES_MAX: usize = 512;
+
 /// The versions that a node speaks: of memberlist's protocol, and of that of the layer above it ("delegate").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {

@@ -7,6 +7,11 @@ use bytes::Bytes;
 
 use super::Text;
 
+mod codec;
+mod tags;
+
+pub use tags::{decode_tags, encode_tags};
+
 /// A Lamport time.
 pub type LamportTime = u64;
 
@@ -84,6 +89,8 @@ pub enum Filter {
         /// The expression; it may match anywhere in the value.
         expr: Text,
     },
+    /// One that is not understood, as it was. No node matches it, but the query is passed on.
+    Unknown(Bytes),
 }
 
 /// Something that nodes answer.
