@@ -246,8 +246,13 @@ impl Observer {
             machine.without_power()
         };
         let asked = vote_from_proto(asked);
+        // Between its vote and the answer a voter may have learned who leads in this term: then it votes for nobody else.
+        let is_bound = |vote: Vote| {
+            let same_term = vote.leader_id.term == asked.leader_id.term;
+            vote.leader_id >= asked.leader_id || same_term && vote.committed
+        };
         match image.recover().await {
-            Ok(survivor) if survivor.vote.is_some_and(|vote| vote.leader_id >= asked.leader_id) => {}
+            Ok(survivor) if survivor.vote.is_some_and(is_bound) => {}
             Ok(survivor) => self.trace.violate(format_args!(
                 "node {voter} grants a vote in term {} which its disk does not have: {:?}",
                 asked.leader_id.term, survivor.vote

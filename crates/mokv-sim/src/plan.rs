@@ -162,7 +162,7 @@ impl Plan {
         let heartbeat = Duration::from_millis(rng.random_range(40..200));
         let is_drifting = rng.random_bool(0.3);
         let clock_rates = (0..nodes + 2).map(|_| if is_drifting { rng.random_range(0.67..1.5) } else { 1.0 }).collect();
-        Self {
+        let mut plan = Self {
             seed,
             nodes,
             safety: Duration::from_secs(rng.random_range(6..16)),
@@ -176,10 +176,17 @@ impl Plan {
             cache_bytes: one_of(rng, &[0, 1 << 10, 16 << 10, 1 << 20]),
             snapshot_log_bytes: one_of(rng, &[128, 1 << 10, 8 << 10, 64 << 10, 1 << 20]),
             sync_max: Duration::from_micros(one_of(rng, &[800, 800, 800, 10_000, 100_000])),
-            memory_quota: rng.random_bool(0.1).then(|| rng.random_range(2_000..20_000)),
+            memory_quota: rng.random_bool(0.15).then(|| rng.random_range(2_000..20_000)),
             request_timeout: Duration::from_secs(rng.random_range(1..10)),
             load: load(rng),
+        };
+        if plan.memory_quota.is_some() || plan.faults.contains(&Fault::FullDisk) {
+            // A refusal is delicate where an attempt before it may have had an effect.
+            plan.load.in_session = 100;
+            plan.fault_interval = plan.fault_interval.min(Duration::from_millis(700));
+            plan.faults.push(Fault::Kill);
         }
+        plan
     }
 
     /// A plan for a named scenario: three nodes, ordinary tuning and load, and no faults but those that it brings itself.
