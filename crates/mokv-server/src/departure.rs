@@ -179,7 +179,8 @@ mod tests {
 
         let leaving = departure.begin().expect("again");
         assert!(departure.begin().is_none(), "one at a time");
-        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a".into() };
+        let pledge = crate::identity::promise::Pledge::default();
+        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a".into(), pledge, generation: 1 };
         departure.finish(&identity).await;
         drop(leaving);
         departure.left().await;

@@ -105,7 +105,9 @@ pub enum IdentityError {
     #[error("consensus did not take the cluster's first membership: {0}")]
     NotFounded(String),
     /// The node has promised itself to a cluster that is being formed.
-    #[error("this node has promised itself to cluster {promised}, which is being formed, and can't be in {theirs} before that is given up")]
+    #[error(
+        "this node has promised itself to cluster {promised}, which is being formed, and can't be in {theirs} before that is given up"
+    )]
     Promised {
         /// Where it will be.
         promised: String,

@@ -176,9 +176,8 @@ mod tests {
     #[test]
     fn tries_go_on_for_ever_and_say_each_thing_once() {
         let mut tries = Tries::default();
-        let millis: Vec<u64> = (0..40)
-            .map(|_| u64::try_from(tries.failed("refused".into()).0.as_millis()).expect("short"))
-            .collect();
+        let millis: Vec<u64> =
+            (0..40).map(|_| u64::try_from(tries.failed("refused".into()).0.as_millis()).expect("short")).collect();
         assert_eq!(millis[..8], [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
         assert_eq!(millis[39], 15_000);
         assert_eq!(tries.failed("refused".into()).1, None);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use futures_util::Stream;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse,
+    SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::watch;
 use tonic::Status;

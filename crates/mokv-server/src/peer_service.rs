@@ -9,8 +9,8 @@ use mokv_proto::internal::admin_request::Change;
 use mokv_proto::internal::snapshot_chunk::Part;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse,
+    SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tokio::time::Instant;
 use tonic::Status;

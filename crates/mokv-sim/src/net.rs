@@ -19,8 +19,8 @@ use futures_util::{Stream, StreamExt, stream};
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse,
+    SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use mokv_server::peer::{AnswerStream, Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
 use mokv_server::peer_service::PeerService;

@@ -17,8 +17,8 @@ pub use layer::Layer;
 pub use settings::{SETTINGS, Setting};
 
 use crate::formation::core::Mode;
-use units::HostPort;
 pub use units::EncryptKey;
+use units::HostPort;
 pub use units::parse_duration;
 
 /// Serf's bound on a member's name.
@@ -292,7 +292,9 @@ fn mode(settings: &Layers<'_>) -> Result<Mode, ConfigError> {
         (false, nodes) => Ok(Mode::Expect(nodes)),
         (true, nodes) => Err(settings.invalid(
             "bootstrap-expect",
-            format!("a cluster of {nodes} nodes, and with bootstrap one of this node alone: only one of the two can be"),
+            format!(
+                "a cluster of {nodes} nodes, and with bootstrap one of this node alone: only one of the two can be"
+            ),
         )),
     }
 }
@@ -311,7 +313,8 @@ fn encrypt_key(settings: &Layers<'_>) -> Result<Option<KeySource>, ConfigError> 
     })?;
     match (given, file) {
         (Some(_), Some(_)) => {
-            Err(settings.invalid("encrypt-key-file", "the key stands in encrypt-key already: keep one of them".to_owned()))
+            Err(settings
+                .invalid("encrypt-key-file", "the key stands in encrypt-key already: keep one of them".to_owned()))
         }
         (given, file) => Ok(given.map(KeySource::Given).or(file.map(KeySource::File))),
     }

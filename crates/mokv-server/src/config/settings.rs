@@ -89,12 +89,7 @@ pub const SETTINGS: &[Setting] = &[
         "Form a new cluster as soon as so many nodes with empty data directories, all told the same number, see each other; \
          0 is never",
     ),
-    value(
-        "voters-max",
-        "NODES",
-        Some("7"),
-        "Members that vote, at most; further ones copy the data and serve reads",
-    ),
+    value("voters-max", "NODES", Some("7"), "Members that vote, at most; further ones copy the data and serve reads"),
     value(
         "failed-grace",
         "DURATION",

@@ -314,7 +314,10 @@ impl View<'_> {
         if !knows_all && !self.is_impatient {
             return Step::Wait("looking for a cluster to join before it forms one".into());
         }
-        Step::Propose(Proposal { cluster_id: fresh_id, founders: vec![self.founder_of(&self.me.standing(self.identity))] })
+        Step::Propose(Proposal {
+            cluster_id: fresh_id,
+            founders: vec![self.founder_of(&self.me.standing(self.identity))],
+        })
     }
 
     fn decide_together(&self, nodes: usize, answers: &[Standing], fresh_id: String) -> Step {
@@ -339,12 +342,7 @@ impl View<'_> {
     }
 
     fn founder_of(&self, node: &Standing) -> Founder {
-        Founder {
-            node_id: node.node_id,
-            turn: node.turn,
-            name: node.name.clone(),
-            rpc_addr: node.rpc_addr.clone(),
-        }
+        Founder { node_id: node.node_id, turn: node.turn, name: node.name.clone(), rpc_addr: node.rpc_addr.clone() }
     }
 
     fn decide_promised(&self, promise: &Promise, answers: &[Standing]) -> Step {
@@ -421,7 +419,13 @@ mod tests {
     }
 
     fn standing(node_id: NodeId) -> Standing {
-        Standing { node_id, name: name(node_id), rpc_addr: format!("{}:1", name(node_id)), expects: 3, ..Standing::default() }
+        Standing {
+            node_id,
+            name: name(node_id),
+            rpc_addr: format!("{}:1", name(node_id)),
+            expects: 3,
+            ..Standing::default()
+        }
     }
 
     fn promised(node_id: NodeId) -> Standing {
@@ -471,17 +475,15 @@ mod tests {
         assert_eq!(step(&[promised(2), refused.clone()]), Step::Release);
         assert_eq!(step(&[Standing { cluster_id: Some("other".into()), ..standing(3) }]), Step::Release);
         let member = Standing { cluster_id: Some(P.into()), turn: 1, ..standing(2) };
-        assert_eq!(step(&[member.clone()]), Step::Follow(2));
+        assert_eq!(step(std::slice::from_ref(&member)), Step::Follow(2));
         assert_eq!(step(&[member, refused]), Step::Follow(2));
     }
 
     #[test]
     fn a_lost_founder_makes_all_others_hold_before_one_gives_up() {
         let successor = Standing { node_id: 9, ..Standing { name: name(3), ..standing(9) } };
-        let held = |node_id, without: &[NodeId]| Standing {
-            without: without.iter().copied().collect(),
-            ..promised(node_id)
-        };
+        let held =
+            |node_id, without: &[NodeId]| Standing { without: without.iter().copied().collect(), ..promised(node_id) };
         let step = |identity: &Identity, answers: &[Standing]| decide(Mode::Expect(3), identity, &[], answers);
         assert_eq!(step(&promising(&[]), &[promised(2), successor.clone()]), Step::Hold([3].into()));
         assert!(waits(&step(&promising(&[3]), &[promised(2), successor.clone()])));
@@ -512,12 +514,14 @@ mod tests {
         let member = Identity { cluster_id: Some("c".into()), ..empty() };
         assert_eq!(take(Mode::Expect(3), &member, ask(), false), member);
 
-        let hold = |without: &[NodeId]| Question::Hold {
-            proposal: proposal(),
-            without: without.iter().copied().collect(),
-        };
+        let hold =
+            |without: &[NodeId]| Question::Hold { proposal: proposal(), without: without.iter().copied().collect() };
         assert_eq!(take(Mode::Expect(3), &empty(), hold(&[3]), false), refused);
-        assert_eq!(take(Mode::Expect(3), &promising(&[2]), hold(&[1, 3]), false), promising(&[2, 3]), "it is here itself");
+        assert_eq!(
+            take(Mode::Expect(3), &promising(&[2]), hold(&[1, 3]), false),
+            promising(&[2, 3]),
+            "it is here itself"
+        );
 
         let formed = |by| Question::Formed { cluster_id: P.into(), by };
         let follower = take(Mode::Expect(3), &promising(&[3]), formed(2), false);
@@ -529,7 +533,9 @@ mod tests {
     #[test]
     fn the_lowest_name_of_enough_proposes_and_nobody_where_a_cluster_is() {
         let step = |sightings: &[Sighting], answers: &[Standing]| decide(Mode::Expect(3), &empty(), sightings, answers);
-        let Step::Propose(proposed) = step(&[], &[standing(3), standing(2), standing(4)]) else { panic!("no proposal") };
+        let Step::Propose(proposed) = step(&[], &[standing(3), standing(2), standing(4)]) else {
+            panic!("no proposal")
+        };
         assert_eq!(proposed, proposal());
         assert!(waits(&step(&[], &[standing(2)])));
         assert!(waits(&step(&[], &[standing(2), standing(3), Standing { name: "a".into(), ..standing(5) }])));
@@ -554,7 +560,12 @@ mod tests {
         assert!(proposes(step(&[], &[], false, true)));
         assert!(waits(&step(&[sighting(2, Some("c"))], &[], true, true)));
         assert!(waits(&step(&[sighting(2, None)], &[], true, false)), "it may be in a cluster by now");
-        assert!(waits(&step(&[sighting(2, None)], &[Standing { cluster_id: Some("c".into()), ..standing(2) }], true, true)));
+        assert!(waits(&step(
+            &[sighting(2, None)],
+            &[Standing { cluster_id: Some("c".into()), ..standing(2) }],
+            true,
+            true
+        )));
         assert!(proposes(step(&[sighting(2, None)], &[Standing { expects: 0, ..standing(2) }], true, false)));
         assert!(waits(&step(&[], &[Standing { expects: 1, name: "a".into(), ..standing(2) }], true, true)));
         assert!(proposes(step(&[], &[Standing { expects: 1, ..standing(2) }], true, false)));

@@ -191,13 +191,8 @@ impl Formation {
         let identity = self.inner.parts.data_dir.identity();
         let is_free = identity.cluster_id.is_none() && identity.pledge.promise.is_none() && identity.generation == 1;
         if is_free {
-            let view = View {
-                me: &self.inner.me,
-                identity: &identity,
-                sightings: &[],
-                has_looked: true,
-                is_impatient: true,
-            };
+            let view =
+                View { me: &self.inner.me, identity: &identity, sightings: &[], has_looked: true, is_impatient: true };
             let step = view.decide(&[], self.fresh_cluster_id());
             self.change(move |now| step.carry_out(&identity, now)).await?;
         }
@@ -414,7 +409,11 @@ fn log_step(step: &Step, identity: &Identity) {
         Step::Form => tracing::info!(cluster_id = promised, "all founders have promised: the cluster is formed"),
         Step::Follow(node_id) => tracing::info!(cluster_id = promised, node_id, "following a founder into the cluster"),
         Step::Hold(without) => {
-            tracing::warn!(cluster_id = promised, ?without, "founders have lost their disks: asking the others not to form");
+            tracing::warn!(
+                cluster_id = promised,
+                ?without,
+                "founders have lost their disks: asking the others not to form"
+            );
         }
         Step::Release => tracing::info!(cluster_id = promised, "the proposal can't be formed any more: giving it up"),
     }
@@ -424,10 +423,9 @@ fn question_to_proto(question: Question) -> FormRequest {
     let question = match question {
         Question::Ask => Asked::Ask(Ask {}),
         Question::Promise(proposal) => Asked::Promise(proposal_to_proto(proposal)),
-        Question::Hold { proposal, without } => Asked::Hold(Hold {
-            proposal: Some(proposal_to_proto(proposal)),
-            without: without.into_iter().collect(),
-        }),
+        Question::Hold { proposal, without } => {
+            Asked::Hold(Hold { proposal: Some(proposal_to_proto(proposal)), without: without.into_iter().collect() })
+        }
         Question::Formed { cluster_id, by } => Asked::Formed(Formed { cluster_id, by }),
     };
     FormRequest { question: Some(question) }

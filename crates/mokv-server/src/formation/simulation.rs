@@ -4,6 +4,9 @@
 //! At every moment: of clusters with a founder in common at most one ever had a majority, or is on a disk; and of fewer than
 //! two times as many disks as a cluster needs, one cluster came. In the end, when the faults are over: one cluster, with all its founders in it, and no promise is left.
 
+// What came of the runs is for people, and the seed of one that failed.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Bound;
@@ -70,13 +73,28 @@ fn pick<'a, T>(rng: &mut SmallRng, from: &'a [T]) -> &'a T {
 enum Event {
     Start(usize),
     Tick(usize, u64),
-    Asked { from: usize, life: u64, round: u64, to: usize, question: Question },
-    Answered { to: usize, life: u64, round: u64, standing: Standing },
+    Asked {
+        from: usize,
+        life: u64,
+        round: u64,
+        to: usize,
+        question: Question,
+    },
+    Answered {
+        to: usize,
+        life: u64,
+        round: u64,
+        standing: Standing,
+    },
     RoundEnds(usize, u64, u64),
     /// Consensus has the membership.
     Initialized(usize, u64),
     /// A cluster takes in a node.
-    Adopted { node: usize, life: u64, cluster_id: String },
+    Adopted {
+        node: usize,
+        life: u64,
+        cluster_id: String,
+    },
     Trouble,
 }
 
@@ -193,12 +211,7 @@ impl World {
             }
         }
         self.check_end();
-        Tally {
-            formed: self.formed.len(),
-            formed_at,
-            disks_lost: self.disks - self.plan.nodes,
-            rescued: self.rescued,
-        }
+        Tally { formed: self.formed.len(), formed_at, disks_lost: self.disks - self.plan.nodes, rescued: self.rescued }
     }
 
     fn handle(&mut self, event: Event) {
@@ -316,7 +329,8 @@ impl World {
         let fresh_id = format!("{:032x}", self.rng.random::<u128>());
         let step = self.with_view(index, |view| view.decide(&self.nodes[index].answers, fresh_id));
         // The process may end while the disk writes, and the disk may have it all the same.
-        let dies = self.now < FAULTS_UNTIL && !matches!(step, Step::Wait(_)) && self.rng.random_bool(self.plan.crash / 3.0);
+        let dies =
+            self.now < FAULTS_UNTIL && !matches!(step, Step::Wait(_)) && self.rng.random_bool(self.plan.crash / 3.0);
         if !(dies && self.rng.random_bool(0.5)) {
             let node = &mut self.nodes[index];
             let tells = matches!(step, Step::Form);
@@ -452,7 +466,11 @@ impl World {
         // One that only lost disks knew of is none.
         let is_there = |id: &String| on_disks.contains(id) && !self.plan.returns;
         let real = self.formed.iter().filter(|(id, formed)| is_real(formed) || is_there(id)).count();
-        assert!(self.disks >= 2 * self.plan.expect || real <= 1, "too few disks for {real} clusters: {:#?}", self.formed);
+        assert!(
+            self.disks >= 2 * self.plan.expect || real <= 1,
+            "too few disks for {real} clusters: {:#?}",
+            self.formed
+        );
     }
 
     fn check_end(&self) {

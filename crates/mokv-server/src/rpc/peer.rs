@@ -16,8 +16,8 @@ use mokv_proto::internal::peer_client::PeerClient;
 use mokv_proto::internal::peer_server::{Peer as PeerRpc, PeerServer};
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
-    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk,
-    SnapshotResponse, VoteRequest, VoteResponse,
+    ForwardRequest, ForwardResponse, IdentifyRequest, IdentifyResponse, LeaderTransferRequest, LeaderTransferResponse,
+    SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};

@@ -11,6 +11,7 @@ use mokv_client::Client;
 use mokv_proto::cluster::{LeaveRequest, ListMembersRequest, PeerState as Gossip, RemoveMemberRequest};
 use mokv_server::discovery::{Peer, PeerState, PeerTags, Peers};
 use mokv_server::disk::OsDisk;
+use mokv_server::formation::core::Mode;
 use mokv_server::node::{Node, NodeError, NodeOptions, Seams};
 use mokv_server::raft::Role;
 use mokv_server::raft::types::NodeId;
@@ -83,7 +84,12 @@ impl World {
     async fn start_with(&mut self, host: &str, options: NodeOptions) -> Result<(), NodeError> {
         let addr: SocketAddr = options.rpc_addr.parse().expect("an address");
         let tasks = Tasks::from_os().expect("seed");
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()) };
+        let seams = Seams {
+            tasks: tasks.clone(),
+            disk: Arc::new(OsDisk),
+            peers: Arc::new(GrpcNetwork::default()),
+            surroundings: None,
+        };
         let node = tasks.scope(Node::start(seams, options)).await?;
         node.follow_peers(self.gossip.subscribe(), self.policy.clone());
         let (stop, mut stopped) = watch::channel(false);

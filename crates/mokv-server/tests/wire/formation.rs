@@ -43,12 +43,11 @@ fn is_formed(world: &World, nodes: usize, members: usize) -> bool {
 #[test]
 fn three_nodes_that_start_at_once_form_one_cluster() {
     expecting_three(3).run(|world| async move {
-        let took = world.gossip_until("a cluster", FORMATION_MAX, &[0, 1, 2], || world.leads().is_some()).await;
+        world.gossip_until("a cluster", FORMATION_MAX, &[0, 1, 2], || world.leads().is_some()).await;
         assert_eq!(clusters(&world).len(), 1);
         world.client().set("key", "value").await.expect("it takes writes");
         assert!(world.client().members().await.expect("members").iter().all(|member| member.name.starts_with("node-")));
         assert_eq!(world.client().members().await.expect("members").len(), 3);
-        println!("formed within {took:?}");
     });
 }
 
@@ -158,8 +157,8 @@ fn a_second_cluster_that_nobody_wrote_to_dissolves_when_it_meets_the_first() {
 
 #[test]
 fn two_clusters_that_took_writes_stay_apart_and_say_so() {
-    Setup { nodes: 2, form: false, gossip: true, options: |options| options.mode = Mode::Alone, ..Setup::default() }.run(
-        |world| async move {
+    Setup { nodes: 2, form: false, gossip: true, options: |options| options.mode = Mode::Alone, ..Setup::default() }
+        .run(|world| async move {
             world.until("both run", PATIENCE, || world.statuses().len() == 2).await;
             for index in [0, 1] {
                 world.gossip([index]);
@@ -169,16 +168,16 @@ fn two_clusters_that_took_writes_stay_apart_and_say_so() {
                 world.client_of([index]).set("key", format!("value-{index}")).await.expect("set");
             }
             let before: Vec<_> = world.statuses().into_iter().map(|status| status.node_id).collect();
-            world.gossip_until("both say so", PATIENCE, &[0, 1], || {
-                world.statuses().iter().all(|status| status.warning.is_some())
-            })
-            .await;
+            world
+                .gossip_until("both say so", PATIENCE, &[0, 1], || {
+                    world.statuses().iter().all(|status| status.warning.is_some())
+                })
+                .await;
             sleep(QUIET).await;
             assert_eq!(world.statuses().into_iter().map(|status| status.node_id).collect::<Vec<_>>(), before);
             for index in [0, 1] {
                 let read = world.client_of([index]).get("key").await.expect("get").expect("is there");
                 assert_eq!(read.value, format!("value-{index}"));
             }
-        },
-    );
+        });
 }

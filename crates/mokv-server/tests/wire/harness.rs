@@ -13,8 +13,8 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, UNIX_EPOCH};
 
 use mokv_client::Client;
-use mokv_server::disk::sim::SimDisk;
 use mokv_server::discovery::{Peer, PeerState, PeerTags, Peers};
+use mokv_server::disk::sim::SimDisk;
 use mokv_server::formation::Surroundings;
 use mokv_server::formation::core::Mode;
 use mokv_server::node::{Limits, Node, NodeOptions, Seams};

@@ -83,7 +83,12 @@ impl Setup {
             snapshot_log_bytes: 64 << 20,
         };
         let tasks = Tasks::from_os().expect("seed");
-        let seams = Seams { tasks: tasks.clone(), disk: Arc::new(OsDisk), peers: Arc::new(GrpcNetwork::default()), surroundings: None };
+        let seams = Seams {
+            tasks: tasks.clone(),
+            disk: Arc::new(OsDisk),
+            peers: Arc::new(GrpcNetwork::default()),
+            surroundings: None,
+        };
         let node = tasks.scope(Node::start(seams, options)).await.expect("start");
         if self.leads {
             let ready = |readiness: &Readiness| *readiness == Readiness::Ready;
