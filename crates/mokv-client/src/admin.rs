@@ -1,8 +1,8 @@
 //! Operating the cluster: status, members, leadership.
 
 use mokv_proto::cluster::{
-    AddMemberRequest, ListMembersRequest, Member, PromoteMemberRequest, RemoveMemberRequest, StatusRequest,
-    StatusResponse, TransferLeaderRequest,
+    AddMemberRequest, LeaveRequest, ListMembersRequest, ListMembersResponse, Member, PromoteMemberRequest,
+    RemoveMemberRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
 };
 use tonic::Code;
 
@@ -29,10 +29,19 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        Ok(self.members_and_peers().await?.members)
+    }
+
+    /// The members, and the nodes that the asked one sees in gossip, those in no cluster or another one included.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn members_and_peers(&self) -> Result<ListMembersResponse, Error> {
         let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
             attempt.cluster().list_members(attempt.request(ListMembersRequest {})).await
         });
-        Ok(answer.await?.members)
+        answer.await
     }
 
     /// Takes the node at `rpc_addr` (host:port), whose data directory is empty, into the cluster: as a learner that
@@ -72,6 +81,19 @@ impl Client {
         let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
             let request = attempt.request(RemoveMemberRequest { member: member.to_owned(), force });
             async move { attempt.cluster().remove_member(request).await }
+        });
+        answer.await.map(drop)
+    }
+
+    /// Lets a member, named by its name or node id, leave for good: then its process ends. Repeating it is harmless.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::Refused`] where the rest could not go on without it.
+    pub async fn leave(&self, member: &str) -> Result<(), Error> {
+        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
+            let request = attempt.request(LeaveRequest { member: member.to_owned() });
+            async move { attempt.cluster().leave(request).await }
         });
         answer.await.map(drop)
     }

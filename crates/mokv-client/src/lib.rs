@@ -46,5 +46,5 @@ pub use session::Session;
 /// The messages that calls take and return, as the contract has them.
 pub mod messages {
     pub use mokv_proto::api::{Consistency, DeleteResponse, GetResponse, ListRequest, Server, SetResponse};
-    pub use mokv_proto::cluster::{Member, Role, StatusResponse};
+    pub use mokv_proto::cluster::{ListMembersResponse, Member, Peer, PeerState, Role, StatusResponse};
 }

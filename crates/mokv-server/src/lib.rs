@@ -3,15 +3,18 @@
 //! Calls go down, facts come up (as return values, or in a `watch`):
 //!
 //! ```text
-//! server -> rpc -> node -> { members, maintenance, proposer, read_gate, forward } -> raft -> { snapshot, store } -> command
+//! server -> rpc -> node -> { leave, members, reconcile, maintenance, proposer, read_gate, forward } -> raft
+//!   -> { snapshot, store } -> command
 //! ```
 //!
 //! Nothing above [`raft`] names an openraft type, nothing but [`rpc`] sees a public message, and everything that is not
 //! deterministic comes in through [`runtime`], [`disk`] and [`peer`].
 
+pub mod addresses;
 pub mod admission;
 pub mod command;
 pub mod config;
+pub mod departure;
 pub mod discovery;
 pub mod disk;
 pub mod error;
@@ -22,6 +25,7 @@ pub mod identity;
 pub mod incarnation;
 pub mod introduction;
 pub mod join_addrs;
+pub mod leave;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
@@ -32,6 +36,7 @@ pub mod peer_service;
 pub mod proposer;
 pub mod raft;
 pub mod read_gate;
+pub mod reconcile;
 pub mod room;
 pub mod rpc;
 pub mod runtime;

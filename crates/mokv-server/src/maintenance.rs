@@ -1,5 +1,5 @@
-//! What a node does without being asked: snapshots and purging as the log grows, hand-over when it stops, the end of
-//! interrupted membership changes, and the answer to "is it ready?".
+//! What a node does without being asked: snapshots and purging as the log grows, hand-over when it stops, and the answer to
+//! "is it ready?". What it does about the membership is in [`reconcile`](crate::reconcile).
 //!
 //! Every duty looks at the present state and corrects it; a missed tick is made up by the next.
 
@@ -14,7 +14,7 @@ use crate::mutants::mutant;
 use crate::node::{Readiness, leads};
 use crate::raft::log::Log;
 use crate::raft::types::NodeId;
-use crate::raft::{ChangeError, Leadership, Member, Raft, Role};
+use crate::raft::{Leadership, Member, Raft, Role};
 use crate::read_gate::ReadGate;
 use crate::runtime::Tasks;
 use crate::store::Store;
@@ -51,7 +51,6 @@ pub fn start(tasks: &Tasks, duties: Duties) {
         loop {
             ticks.tick().await;
             duties.compact_log().await;
-            duties.finish_membership_change().await;
         }
     });
 }
@@ -71,17 +70,6 @@ impl Duties {
         let upto = kept.min(progress.snapshot);
         if upto > progress.purged {
             self.raft.purge(upto).await;
-        }
-    }
-
-    async fn finish_membership_change(&self) {
-        // Without room, an entry would have to come out of the reserve.
-        if !leads(&self.raft.leadership().borrow()) || !self.log.has_room() {
-            return;
-        }
-        match self.raft.finish_change().await {
-            Ok(()) | Err(ChangeError::InProgress | ChangeError::NotLeader) => {}
-            Err(error) => tracing::warn!(%error, "an interrupted change of the membership could not be finished"),
         }
     }
 }

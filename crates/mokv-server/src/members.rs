@@ -3,13 +3,15 @@
 //! A new node is first a learner that copies the data, and votes only when it has caught up: quorum never depends on a
 //! node that has nothing. Each step can be repeated, so a call that was cut off is simply made again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mokv_proto::cluster;
 use mokv_proto::internal::admin_request::Change;
-use mokv_proto::internal::{AdminRequest, AdoptRequest, IdentifyRequest, IdentifyResponse};
+use mokv_proto::internal::{AdminRequest, AdoptRequest, IdentifyRequest, IdentifyResponse, RemovedNotice};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::discovery::PeerState;
 use crate::error::RequestError;
 use crate::forward;
 use crate::maintenance;
@@ -17,16 +19,19 @@ use crate::node::{Node, leads};
 use crate::peer::Target;
 use crate::peer_service::admin_error;
 use crate::raft::types::{MemberInfo, NodeId};
-use crate::raft::{ChangeError, Member};
+use crate::raft::{ChangeError, Member, Members, MembersChange, MembersState};
 
 /// How often a condition of the cluster is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A learner votes when it lacks at most this many entries; what is missing then arrives within a round or two.
-const PROMOTE_LAG_MAX: u64 = 64;
+pub(crate) const PROMOTE_LAG_MAX: u64 = 64;
 
 /// A voter counts as reachable if the leader heard from it within this many election timeouts.
 const REACHABLE_TIMEOUTS: u32 = 2;
+
+/// How long a leader tries to tell a member that it is removed. One that is up hears it in far less.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A member, as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,18 @@ pub struct MemberView {
     pub lag: Option<u64>,
     /// How long ago the leader heard from it; only the leader knows.
     pub last_heard: Option<Duration>,
+    /// How it is doing, as this node's gossip sees it; none if it does not.
+    pub gossip: Option<PeerState>,
+}
+
+/// What a change of the membership needs next.
+enum Step {
+    /// Nothing: it is done.
+    Done,
+    /// This, if the membership is still the one that was looked at.
+    Change(MembersChange),
+    /// That something else comes about first.
+    Wait,
 }
 
 impl Node {
@@ -100,7 +117,7 @@ impl Node {
         self.change(Change::Transfer(request), deadline).await.map(|leader| leader.node_id)
     }
 
-    async fn change(&self, change: Change, deadline: Instant) -> Result<MemberView, RequestError> {
+    pub(crate) async fn change(&self, change: Change, deadline: Instant) -> Result<MemberView, RequestError> {
         let leader = self.raft().leadership().borrow().leader.clone();
         let Some((leader_id, info)) = leader else {
             return Err(RequestError::NoLeader { waited: Duration::ZERO });
@@ -125,13 +142,16 @@ impl Node {
     ) -> Result<cluster::Member, RequestError> {
         let doing = async {
             match change {
-                Change::Add(request) => self.add(request, deadline).await,
+                Change::Add(request) => self.add(request).await,
                 Change::Promote(request) => {
-                    let member = find(&self.settled_members().await?, &request.member)?;
-                    self.promote(member.node_id, deadline).await
+                    let member = find(&self.settled().await?.members, &request.member)?;
+                    self.promote(member.node_id).await
                 }
-                Change::Remove(request) => self.remove(request, deadline).await,
+                Change::Remove(request) => self.remove(request).await,
                 Change::Transfer(request) => self.transfer(&request.member, deadline).await,
+                Change::Leave(_) | Change::Removed(_) => {
+                    Err(RequestError::Invalid("this is for the member that it is about, not for the leader".into()))
+                }
             }
         };
         match timeout_at(deadline, doing).await {
@@ -142,11 +162,11 @@ impl Node {
         }
     }
 
-    /// The members, once no change is under way that another call, or another leader, has begun. Until it is committed a
-    /// node may seem to have a vote, or to be gone.
-    async fn settled_members(&self) -> Result<Vec<Member>, RequestError> {
+    /// The membership, once no change is under way that another call, or another leader, has begun.
+    async fn settled(&self) -> Result<Members, RequestError> {
         loop {
-            if let Some(members) = self.raft().settled_members() {
+            let members = self.raft().membership();
+            if members.state == MembersState::Settled {
                 return Ok(members);
             }
             if !leads(&self.raft().leadership().borrow()) {
@@ -156,47 +176,82 @@ impl Node {
         }
     }
 
-    async fn add(&self, request: cluster::AddMemberRequest, deadline: Instant) -> Result<MemberView, RequestError> {
-        let rpc_addr = request.rpc_addr;
-        let newcomer = self.identify(&rpc_addr).await?;
-        let known = self.settled_members().await?;
-        match known.iter().find(|member| member.node_id == newcomer.node_id) {
-            Some(member) if member.info.rpc_addr != rpc_addr => {
-                return Err(RequestError::Refused(format!(
-                    "node {} is a member already, at {}",
-                    newcomer.name, member.info.rpc_addr
-                )));
+    /// Decides on a settled membership what to do next and does it on just that one, until all is done: what another call
+    /// changes in between is decided on anew. Answers with the index of the last entry that this took. Bounded by the
+    /// caller's deadline.
+    async fn change_settled(
+        &self,
+        mut decide: impl FnMut(&Members) -> Result<Step, RequestError>,
+    ) -> Result<Option<u64>, RequestError> {
+        let mut index = None;
+        loop {
+            let members = self.settled().await?;
+            let change = match decide(&members)? {
+                Step::Done => return Ok(index),
+                Step::Change(change) => change,
+                Step::Wait => {
+                    sleep(POLL).await;
+                    continue;
+                }
+            };
+            match self.raft().change_members(&members, change).await {
+                Ok(at) => index = Some(at),
+                // Another change came first; or this leader is about to hand over, or has just lost its majority.
+                Err(ChangeError::InProgress) => sleep(POLL).await,
+                Err(ChangeError::NotLeader) if leads(&self.raft().leadership().borrow()) => sleep(POLL).await,
+                Err(ChangeError::NotLeader) => {
+                    return Err(RequestError::Unavailable { reason: "leadership changed: call again".into() });
+                }
+                Err(ChangeError::Refused(why)) => return Err(RequestError::Refused(why)),
+                Err(ChangeError::Unknown(reason)) => return Err(RequestError::OutcomeUnknown { reason }),
             }
-            Some(_) => {}
-            None => {
-                self.check_newcomer(&newcomer, &known)?;
-                self.adopt(&newcomer, &rpc_addr).await?;
-                let info = MemberInfo { name: newcomer.name.clone(), rpc_addr };
-                self.retrying(deadline, || self.raft().add_learner(newcomer.node_id, info.clone())).await?;
-            }
-        }
-        match request.learner {
-            true => Ok(self.view_of(&self.settled_member(newcomer.node_id).await?)),
-            false => self.promote(newcomer.node_id, deadline).await,
         }
     }
 
-    async fn identify(&self, rpc_addr: &str) -> Result<IdentifyResponse, RequestError> {
+    async fn add(&self, request: cluster::AddMemberRequest) -> Result<MemberView, RequestError> {
+        let rpc_addr = request.rpc_addr;
+        let newcomer = self.identify(&rpc_addr).await?;
+        let node_id = newcomer.node_id;
+        let known = self.settled().await?;
+        self.check_newcomer(&newcomer, &rpc_addr, &known)?;
+        if known.get(node_id).is_none() {
+            self.adopt(&newcomer, &rpc_addr).await?;
+        }
+        let info = MemberInfo { name: newcomer.name.clone(), rpc_addr: rpc_addr.clone() };
+        let add = |members: &Members| {
+            self.check_newcomer(&newcomer, &rpc_addr, members)?;
+            match members.get(node_id) {
+                Some(_) => Ok(Step::Done),
+                None => Ok(Step::Change(MembersChange::AddLearner(node_id, info.clone()))),
+            }
+        };
+        self.change_settled(add).await?;
+        match request.learner {
+            true => self.view(node_id),
+            false => self.promote(node_id).await,
+        }
+    }
+
+    /// Asks the node at an address who it is.
+    pub(crate) async fn identify(&self, rpc_addr: &str) -> Result<IdentifyResponse, RequestError> {
         let peer = self.peer(&Target { node_id: None, rpc_addr: rpc_addr.to_owned() });
         peer.identify(IdentifyRequest {}).await.map_err(|status| RequestError::Unavailable {
             reason: format!("no mökv node answers at {rpc_addr}: {}", status.message()),
         })
     }
 
-    fn check_newcomer(&self, newcomer: &IdentifyResponse, known: &[Member]) -> Result<(), RequestError> {
-        let ours = self.data_dir().identity().cluster_id.unwrap_or_default();
-        if !newcomer.cluster_id.is_empty() && newcomer.cluster_id != ours {
-            return Err(RequestError::Refused(format!(
-                "node {} belongs to another cluster ({}): a node joins with an empty data directory",
-                newcomer.name, newcomer.cluster_id
-            )));
+    fn check_newcomer(&self, newcomer: &IdentifyResponse, rpc_addr: &str, known: &Members) -> Result<(), RequestError> {
+        if let Some(member) = known.get(newcomer.node_id) {
+            return match member.info.rpc_addr == rpc_addr {
+                true => Ok(()),
+                false => Err(RequestError::Refused(format!(
+                    "node {} is a member already, at {}",
+                    newcomer.name, member.info.rpc_addr
+                ))),
+            };
         }
-        match known.iter().find(|member| member.info.name == newcomer.name) {
+        self.check_welcome(newcomer)?;
+        match known.members.iter().find(|member| member.info.name == newcomer.name) {
             Some(namesake) => Err(RequestError::Refused(format!(
                 "a member is called {} already (node {}, at {}): remove it first if this node takes its place",
                 newcomer.name, namesake.node_id, namesake.info.rpc_addr
@@ -205,50 +260,95 @@ impl Node {
         }
     }
 
-    async fn adopt(&self, newcomer: &IdentifyResponse, rpc_addr: &str) -> Result<(), RequestError> {
+    /// Whether a node may become a member at all, whatever the membership is.
+    pub(crate) fn check_welcome(&self, newcomer: &IdentifyResponse) -> Result<(), RequestError> {
+        let ours = self.data_dir().identity().cluster_id.unwrap_or_default();
+        if !newcomer.cluster_id.is_empty() && newcomer.cluster_id != ours {
+            return Err(RequestError::Refused(format!(
+                "node {} belongs to another cluster ({}): a node joins with an empty data directory",
+                newcomer.name, newcomer.cluster_id
+            )));
+        }
+        match newcomer.leaving {
+            true => Err(RequestError::Refused(format!(
+                "node {} is leaving, or was removed: a node joins with an empty data directory",
+                newcomer.name
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a node that is in no cluster into this one. No effect if it is in this one.
+    pub(crate) async fn adopt(&self, newcomer: &IdentifyResponse, rpc_addr: &str) -> Result<(), RequestError> {
         let cluster_id = self.data_dir().identity().cluster_id.unwrap_or_default();
         let peer = self.peer(&Target { node_id: None, rpc_addr: rpc_addr.to_owned() });
         let adopted = peer.adopt(AdoptRequest { cluster_id, node_id: newcomer.node_id }).await;
         adopted.map(drop).map_err(|status| admin_error(&status))
     }
 
-    async fn promote(&self, node_id: NodeId, deadline: Instant) -> Result<MemberView, RequestError> {
-        loop {
-            let member = self.settled_member(node_id).await?;
-            if member.is_voter {
-                return Ok(self.view_of(&member));
-            }
-            if self.raft().has_entries(node_id) && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX) {
-                break;
-            }
-            sleep(POLL).await;
-        }
-        self.retrying(deadline, || self.raft().promote(node_id)).await?;
+    pub(crate) async fn promote(&self, node_id: NodeId) -> Result<MemberView, RequestError> {
+        let promote = |members: &Members| {
+            let member = members.get(node_id).ok_or_else(|| no_member_any_more(node_id))?;
+            let has_caught_up = member.has_entries && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX);
+            Ok(match (member.is_voter, has_caught_up) {
+                (true, _) => Step::Done,
+                (false, false) => Step::Wait,
+                (false, true) => Step::Change(MembersChange::Voters {
+                    add: BTreeSet::from([node_id]),
+                    remove: BTreeSet::new(),
+                    keep_removed: true,
+                }),
+            })
+        };
+        self.change_settled(promote).await?;
         self.view(node_id)
     }
 
-    async fn remove(
-        &self,
-        request: cluster::RemoveMemberRequest,
-        deadline: Instant,
-    ) -> Result<MemberView, RequestError> {
-        let leaving = find(&self.settled_members().await?, &request.member)?;
-        if !request.force {
-            self.check_quorum_without(&leaving)?;
+    async fn remove(&self, request: cluster::RemoveMemberRequest) -> Result<MemberView, RequestError> {
+        let leaving = find(&self.settled().await?.members, &request.member)?;
+        let view = self.view_of(&leaving);
+        let node_id = leaving.node_id;
+        let began = Instant::now();
+        let remove = |members: &Members| {
+            let Some(member) = members.get(node_id) else { return Ok(Step::Done) };
+            if !member.is_voter {
+                return Ok(Step::Change(MembersChange::RemoveLearner(node_id)));
+            }
+            if !request.force {
+                match self.check_quorum_without(member, members) {
+                    Ok(()) => {}
+                    // A leader that has just been elected has not heard of all that are up.
+                    Err(_) if began.elapsed() < self.reachable_within() && members.is_partly_unheard() => {
+                        return Ok(Step::Wait);
+                    }
+                    Err(why) => return Err(why),
+                }
+            }
+            Ok(Step::Change(MembersChange::Voters {
+                add: BTreeSet::new(),
+                remove: BTreeSet::from([node_id]),
+                keep_removed: false,
+            }))
+        };
+        if let Some(index) = self.change_settled(remove).await? {
+            self.tell_removed(&leaving, index).await;
         }
-        self.retrying(deadline, || self.raft().remove(leaving.node_id, leaving.is_voter)).await?;
-        Ok(self.view_of(&leaving))
+        Ok(view)
     }
 
-    fn check_quorum_without(&self, leaving: &Member) -> Result<(), RequestError> {
-        let recently = REACHABLE_TIMEOUTS * self.options().raft.election_timeout_max;
-        let members = self.raft().members();
-        let remaining = members.iter().filter(|member| member.is_voter && member.node_id != leaving.node_id);
+    /// A voter that was heard of within this time can be reached.
+    pub(crate) fn reachable_within(&self) -> Duration {
+        REACHABLE_TIMEOUTS * self.options().raft.election_timeout_max
+    }
+
+    fn check_quorum_without(&self, leaving: &Member, members: &Members) -> Result<(), RequestError> {
+        let recently = self.reachable_within();
+        let remaining = members.voters().filter(|member| member.node_id != leaving.node_id);
         let (voters, reachable) = remaining.fold((0, 0), |(voters, reachable), member| {
             let heard = member.last_heard.is_some_and(|ago| ago < recently);
             (voters + 1, reachable + usize::from(heard))
         });
-        if leaving.is_voter && reachable < voters / 2 + 1 {
+        if reachable < voters / 2 + 1 {
             return Err(RequestError::Refused(format!(
                 "without {} only {reachable} of {voters} voters would be reachable, fewer than a majority: bring the \
                  others back first, or force it",
@@ -256,6 +356,23 @@ impl Node {
             )));
         }
         Ok(())
+    }
+
+    /// Tells a node that the entry at `index` removed it, so that it stops. One that can't be told stays out all the same:
+    /// nobody asks for its vote, and nobody gives it one while there is a leader.
+    pub(crate) async fn tell_removed(&self, member: &Member, index: u64) {
+        if member.node_id == self.node_id() {
+            return self.note_left().await;
+        }
+        let peer = self.peer(&Target { node_id: Some(member.node_id), rpc_addr: member.info.rpc_addr.clone() });
+        let notice = AdminRequest {
+            change: Some(Change::Removed(RemovedNotice { index })),
+            timeout_ms: forward::millis(TELL_TIMEOUT),
+        };
+        let told = tokio::time::timeout(TELL_TIMEOUT, peer.admin(notice)).await;
+        if !told.is_ok_and(|told| told.is_ok()) {
+            tracing::info!(member = member.info.name, "a member was removed, and could not be told");
+        }
     }
 
     async fn transfer(&self, to: &str, deadline: Instant) -> Result<MemberView, RequestError> {
@@ -284,29 +401,6 @@ impl Node {
         }
     }
 
-    /// Repeats a change while another one is under way.
-    async fn retrying<F>(&self, deadline: Instant, change: impl Fn() -> F) -> Result<(), RequestError>
-    where
-        F: Future<Output = Result<(), ChangeError>>,
-    {
-        loop {
-            match change().await {
-                Ok(()) => return Ok(()),
-                Err(ChangeError::InProgress) if Instant::now() < deadline => sleep(POLL).await,
-                Err(ChangeError::InProgress) => {
-                    return Err(RequestError::Refused("another change of the membership is under way".into()));
-                }
-                Err(ChangeError::NotLeader) if !leads(&self.raft().leadership().borrow()) => {
-                    return Err(RequestError::Unavailable { reason: "leadership changed: call again".into() });
-                }
-                // A leader that is about to hand over, or has just lost its majority.
-                Err(ChangeError::NotLeader) => sleep(POLL).await,
-                Err(ChangeError::Refused(why)) => return Err(RequestError::Refused(why)),
-                Err(ChangeError::Unknown(reason)) => return Err(RequestError::OutcomeUnknown { reason }),
-            }
-        }
-    }
-
     fn view_of(&self, member: &Member) -> MemberView {
         let leader = self.raft().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
         MemberView {
@@ -317,12 +411,8 @@ impl Node {
             is_voter: member.is_voter,
             lag: member.lag,
             last_heard: member.last_heard,
+            gossip: self.gossip_of(member.node_id),
         }
-    }
-
-    async fn settled_member(&self, node_id: NodeId) -> Result<Member, RequestError> {
-        let found = self.settled_members().await?.into_iter().find(|member| member.node_id == node_id);
-        found.ok_or_else(|| no_member_any_more(node_id))
     }
 
     fn view(&self, node_id: NodeId) -> Result<MemberView, RequestError> {
@@ -332,7 +422,7 @@ impl Node {
 }
 
 /// The member with this node id or this name.
-fn find(members: &[Member], id_or_name: &str) -> Result<Member, RequestError> {
+pub(crate) fn find(members: &[Member], id_or_name: &str) -> Result<Member, RequestError> {
     let id = id_or_name.parse::<NodeId>().ok();
     let found = members.iter().find(|member| Some(member.node_id) == id || member.info.name == id_or_name);
     found.cloned().ok_or_else(|| {
@@ -356,12 +446,35 @@ pub(crate) fn view_to_proto(view: MemberView) -> cluster::Member {
         is_leader: view.is_leader,
         lag: view.lag,
         last_heard_ms: view.last_heard.map(|ago| ago.as_millis().try_into().unwrap_or(u64::MAX)),
+        gossip: peer_state_to_proto(view.gossip).into(),
+    }
+}
+
+/// How a peer is doing, as messages have it.
+pub(crate) fn peer_state_to_proto(state: Option<PeerState>) -> cluster::PeerState {
+    match state {
+        None => cluster::PeerState::Unknown,
+        Some(PeerState::Alive) => cluster::PeerState::Alive,
+        Some(PeerState::Leaving) => cluster::PeerState::Leaving,
+        Some(PeerState::Left) => cluster::PeerState::Left,
+        Some(PeerState::Failed) => cluster::PeerState::Failed,
+    }
+}
+
+fn peer_state_from_proto(state: cluster::PeerState) -> Option<PeerState> {
+    match state {
+        cluster::PeerState::Unknown => None,
+        cluster::PeerState::Alive => Some(PeerState::Alive),
+        cluster::PeerState::Leaving => Some(PeerState::Leaving),
+        cluster::PeerState::Left => Some(PeerState::Left),
+        cluster::PeerState::Failed => Some(PeerState::Failed),
     }
 }
 
 fn view_from_proto(member: cluster::Member) -> MemberView {
     MemberView {
         is_voter: member.role() == cluster::Role::Voter,
+        gossip: peer_state_from_proto(member.gossip()),
         node_id: member.node_id,
         name: member.name,
         rpc_addr: member.rpc_addr,

@@ -14,7 +14,10 @@ use mokv_proto::internal::forward_result::Result as Answer;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::addresses::Addresses;
 use crate::command::{Command, Op, Outcome, OutcomeResult};
+use crate::departure::{Departure, DepartureError};
+use crate::discovery::{PeerState, Peers};
 use crate::disk::Disk;
 use crate::error::RequestError;
 use crate::formation::core::{Me, Mode};
@@ -31,6 +34,7 @@ use crate::raft::log::{Log, LogError, LogOptions};
 use crate::raft::types::{self, NodeId, log_id_from_proto};
 use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
 use crate::read_gate::ReadGate;
+use crate::reconcile::{self, Following, Policy};
 use crate::room::{self, Rooms};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
@@ -118,6 +122,9 @@ pub enum NodeError {
     /// The data directory is in use, unreadable, or of another version.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The node has left its cluster.
+    #[error(transparent)]
+    Departure(#[from] DepartureError),
     /// The log can't be trusted.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -172,7 +179,10 @@ struct Inner {
     tasks: Tasks,
     data_dir: DataDir,
     caller: Caller,
-    peers: Arc<dyn PeerNetwork>,
+    peers: Arc<Addresses>,
+    departure: Departure,
+    /// The gossip that the membership follows.
+    following: watch::Sender<Option<Following>>,
     store: Store,
     log: Log,
     snapshots: Snapshots,
@@ -199,7 +209,9 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(seams: Seams, options: NodeOptions) -> Result<Self, NodeError> {
         let Seams { tasks, disk, peers, surroundings } = seams;
+        let peers = Arc::new(Addresses::new(peers));
         let data_dir = DataDir::open(&tasks, disk.clone(), options.data_dir.clone(), &options.name).await?;
+        let departure = Departure::open(&tasks, disk.clone(), options.data_dir.clone()).await?;
         let node_id = data_dir.identity().node_id;
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
@@ -297,6 +309,8 @@ impl Node {
             data_dir,
             caller,
             peers,
+            departure,
+            following: watch::Sender::default(),
             store,
             log,
             snapshots,
@@ -311,7 +325,36 @@ impl Node {
             is_majority_full,
             draining,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let node = Self { inner: Arc::new(inner) };
+        reconcile::start(&node, node.inner.following.subscribe());
+        Ok(node)
+    }
+
+    /// From now on the membership follows these peers, of which this node is one, while this node leads.
+    pub fn follow_peers(&self, peers: watch::Receiver<Arc<Peers>>, policy: Policy) {
+        self.inner.following.send_replace(Some(Following { peers, policy }));
+    }
+
+    /// The nodes in gossip, as this one sees them; none without gossip.
+    pub fn peers(&self) -> Option<Arc<Peers>> {
+        self.inner.following.borrow().as_ref().map(|following| following.peers.borrow().clone())
+    }
+
+    /// How a node is doing, as gossip sees it.
+    pub(crate) fn gossip_of(&self, node_id: NodeId) -> Option<PeerState> {
+        let peers = self.peers()?;
+        let claims = peers.values().filter(|peer| peer.tags.as_ref().is_some_and(|tags| tags.node_id == node_id));
+        claims.map(|peer| peer.state).min()
+    }
+
+    /// Where nodes are by now.
+    pub(crate) fn note_addresses(&self, peers: &Peers) {
+        self.inner.peers.update(peers);
+    }
+
+    /// Whether this node leaves its cluster, or has left it.
+    pub(crate) fn departure(&self) -> &Departure {
+        &self.inner.departure
     }
 
     /// The identity of this node.

@@ -180,6 +180,11 @@ pub trait PeerNetwork: Send + Sync + 'static {
     /// A way for `caller` to call `target`. Nothing is connected before the first call, and a broken connection is made
     /// again by the next one.
     fn peer(&self, caller: &Caller, target: &Target, lane: Lane) -> Arc<dyn Peer>;
+
+    /// Where a node says that it is, if anybody heard it: the second address to try.
+    fn address_of(&self, _node_id: NodeId) -> Option<String> {
+        None
+    }
 }
 
 #[cfg(test)]

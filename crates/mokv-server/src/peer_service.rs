@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use mokv_proto::internal::admin_request::Change;
 use mokv_proto::internal::snapshot_chunk::Part;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
@@ -93,8 +94,13 @@ impl Peer for PeerService {
     async fn admin(&self, request: AdminRequest) -> Result<AdminResponse, Status> {
         let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into());
         let change = request.change.ok_or_else(|| Status::invalid_argument("no change"))?;
-        let member = self.node.change_as_leader(change, deadline).await.map_err(|error| admin_status(&error))?;
-        Ok(AdminResponse { member: Some(member) })
+        let member = match change {
+            // Who is meant was checked with the envelope.
+            Change::Leave(_) => self.node.leave(deadline).await.map(|()| None),
+            Change::Removed(notice) => self.node.note_removed(notice.index).await.map(|()| None),
+            change => self.node.change_as_leader(change, deadline).await.map(Some),
+        };
+        Ok(AdminResponse { member: member.map_err(|error| admin_status(&error))? })
     }
 
     async fn greet(&self, request: GreetRequest) -> Result<GreetResponse, Status> {
@@ -110,6 +116,7 @@ impl Peer for PeerService {
             rpc_addr: self.node.options().rpc_addr.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             disk_full: !self.node.log().has_room(),
+            leaving: self.node.departure().has_begun(),
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Stopping: not ready, leadership handed over (requests are still answered meanwhile), no new connections, what is under
 //! way finished, consensus ended, log closed. One grace period bounds it all. Stopping is not leaving: the node stays a
-//! member.
+//! member. A node that has left its cluster stops like that by itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -207,7 +207,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Runs until `shutdown` completes. Must be called inside [`Tasks::scope`].
+    /// Runs until `shutdown` completes, or the node has left its cluster. Must be called inside [`Tasks::scope`].
     ///
     /// # Errors
     ///
@@ -236,6 +236,7 @@ impl Serving {
             biased;
             () = shutdown => Ok(Ended::Stopped),
             () = node.must_dissolve() => Ok(Ended::Dissolved),
+            () = node.left() => Ok(Ended::Stopped),
             reason = node.failed() => Err(RunError::Failed(reason)),
             reason = gossip_failed(gossip.as_ref()) => Err(RunError::Failed(reason)),
             served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),

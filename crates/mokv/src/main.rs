@@ -11,9 +11,11 @@ mod exit;
 mod export;
 mod get;
 mod import;
+mod leave;
 mod list;
 mod logging;
 mod member;
+mod members;
 mod output;
 mod pair;
 mod serve;
@@ -52,6 +54,8 @@ enum Command {
     Servers(servers::ServersArgs),
     Status(status::StatusArgs),
     Member(member::MemberArgs),
+    Members(members::MembersArgs),
+    Leave(leave::LeaveArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Completion(completion::CompletionArgs),
@@ -85,6 +89,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Servers(args) => args.run().await,
         Command::Status(args) => args.run().await,
         Command::Member(args) => args.run().await,
+        Command::Members(args) => args.run().await,
+        Command::Leave(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),

@@ -139,7 +139,7 @@ async fn remove(client: &Client, name: &str, force: bool, yes: bool) -> Result<(
         return Err(Failure::not_found(format!("no member is called {name}: `mokv member list` shows them")));
     };
     output::note(format_args!("{}", consequence(member, &members)));
-    if !yes && io::stdin().is_terminal() && !confirm()? {
+    if !yes && io::stdin().is_terminal() && !confirm("Remove it for good?")? {
         return Err(Failure::error("not removed"));
     }
     client.remove_member(&member.node_id.to_string(), force).await?;
@@ -147,7 +147,7 @@ async fn remove(client: &Client, name: &str, force: bool, yes: bool) -> Result<(
 }
 
 /// What removing a member does to the quorum.
-fn consequence(member: &Member, members: &[Member]) -> String {
+pub(crate) fn consequence(member: &Member, members: &[Member]) -> String {
     if member.role() != Role::Voter {
         return format!("{} has no vote: the quorum stays as it is.", member.name);
     }
@@ -160,9 +160,10 @@ fn consequence(member: &Member, members: &[Member]) -> String {
     )
 }
 
-fn confirm() -> Result<bool, Failure> {
+/// Asks a person.
+pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     let mut err = io::stderr();
-    write!(err, "Remove it for good? [y/N] ").and_then(|()| err.flush()).map_err(Failure::error)?;
+    write!(err, "{question} [y/N] ").and_then(|()| err.flush()).map_err(Failure::error)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::error)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -176,7 +177,8 @@ async fn transfer(client: &Client, to: Option<&str>) -> Result<(), Failure> {
     Ok(output::line(format_args!("{name} leads"))?)
 }
 
-fn role(member: &Member) -> &'static str {
+/// What a member is, in a word.
+pub(crate) fn role(member: &Member) -> &'static str {
     match member.role() {
         Role::Voter => "voter",
         Role::Learner => "learner",

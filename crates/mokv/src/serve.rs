@@ -22,9 +22,11 @@ MOKV_RPC_PORT. A flag goes before the environment, that before the file.
 
 Examples:
   mokv --bootstrap                     the first node of a new cluster
+  mokv --node-name node-1 --bind-addr 10.0.0.2:8401 --start-join-addrs 10.0.0.1:8401
+                                       joins it, and is taken in
+  mokv --bootstrap-expect 3 --start-join-addrs node-0:8401,node-1:8401,node-2:8401 --bind-addr node-1:8401
+                                       three that form a cluster together, in any order
   mokv --config-file node-1.yaml
-  mokv --node-name node-1 --bind-addr 10.0.0.2:8401 --data-dir /var/lib/mokv
-  mokv member add 10.0.0.2:8400        then takes it into the cluster (asked of a member)
 
 SIGTERM and SIGINT stop the server cleanly; the second one at once.";
 
@@ -88,12 +90,6 @@ impl ServeArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let config = load(self.flags, self.config_file.as_deref())?;
         logging::start(&config.log_level)?;
-        if !config.start_join_addrs.is_empty() {
-            tracing::warn!(
-                "start-join-addrs is not used by this version: join with `mokv member add {}`, asked of a member",
-                config.advertise_addr
-            );
-        }
         // Before the server starts, so that no signal finds nobody listening.
         let mut signals = Signals::new()?;
         let mut parent = self.exit_with_stdin.then(end_of_stdin);

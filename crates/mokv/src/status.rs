@@ -116,7 +116,11 @@ fn row(report: &Report, all: &[Report]) -> [String; 11] {
         status.keys.to_string(),
         memory,
         status.state_hash.chars().take(HASH_CHARS).collect(),
-        if status.ready { "yes".to_owned() } else { format!("no: {}", status.not_ready_reason) },
+        match (status.ready, status.warning.as_str()) {
+            (false, _) => format!("no: {}", status.not_ready_reason),
+            (true, "") => "yes".to_owned(),
+            (true, warning) => format!("yes, but {warning}"),
+        },
     ]
 }
 
@@ -166,6 +170,8 @@ struct Status<'a> {
     ready: bool,
     not_ready_reason: &'a str,
     disk_full: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    warning: &'a str,
 }
 
 impl<'a> From<&'a Report> for Entry<'a> {
@@ -201,6 +207,7 @@ impl<'a> From<&'a StatusResponse> for Status<'a> {
             ready: status.ready,
             not_ready_reason: &status.not_ready_reason,
             disk_full: status.disk_full,
+            warning: &status.warning,
         }
     }
 }

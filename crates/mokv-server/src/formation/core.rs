@@ -475,7 +475,7 @@ mod tests {
         assert_eq!(step(&[promised(2), refused.clone()]), Step::Release);
         assert_eq!(step(&[Standing { cluster_id: Some("other".into()), ..standing(3) }]), Step::Release);
         let member = Standing { cluster_id: Some(P.into()), turn: 1, ..standing(2) };
-        assert_eq!(step(&[member.clone()]), Step::Follow(2));
+        assert_eq!(step(std::slice::from_ref(&member)), Step::Follow(2));
         assert_eq!(step(&[member, refused]), Step::Follow(2));
     }
 

@@ -4,6 +4,9 @@
 //! At every moment: of clusters with a founder in common at most one ever had a majority, or is on a disk; and of fewer than
 //! two times as many disks as a cluster needs, one cluster came. In the end, when the faults are over: one cluster, with all its founders in it, and no promise is left.
 
+// What came of the runs is for people, and the seed of one that failed.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Bound;

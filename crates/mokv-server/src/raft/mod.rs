@@ -138,6 +138,88 @@ pub struct Member {
     pub lag: Option<u64>,
     /// How long ago the leader heard from it; only the leader knows.
     pub last_heard: Option<Duration>,
+    /// Whether the leader knows of an entry that it has. A member of which it knows none may lack all, a snapshot
+    /// included: then a small lag only says that the log is short.
+    pub has_entries: bool,
+}
+
+/// The latest membership in a node's log, and which one it is: what [`Raft::change_members`] is decided on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The members.
+    pub members: Vec<Member>,
+    /// Whether it can be relied on, and built on.
+    pub state: MembersState,
+    /// The entry that brought it.
+    log_id: Option<types::LogId>,
+}
+
+/// How far a membership is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MembersState {
+    /// It is committed, and no change is under way.
+    #[default]
+    Settled,
+    /// It may yet be undone. Until it is committed a node may seem to have a vote, or to be gone.
+    Uncommitted,
+    /// It is in the middle of a change: two sets of voters have to agree.
+    Joint {
+        /// Voters of the old set alone: they lose their votes when the change is finished.
+        leaving: BTreeSet<NodeId>,
+    },
+}
+
+impl Members {
+    /// A membership that is in no log.
+    #[cfg(test)]
+    pub(crate) fn of(members: Vec<Member>, state: MembersState) -> Self {
+        Self { members, state, log_id: None }
+    }
+
+    /// The member of this identity.
+    pub fn get(&self, node_id: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node_id == node_id)
+    }
+
+    /// Those that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.is_voter)
+    }
+
+    /// Whether the leader has not heard from a voter since it was elected.
+    pub fn is_partly_unheard(&self) -> bool {
+        self.voters().any(|member| member.last_heard.is_none())
+    }
+
+    /// The index of the entry that brought it; 0 before there is a cluster.
+    pub fn index(&self) -> u64 {
+        self.log_id.map_or(0, |log_id| log_id.index)
+    }
+}
+
+/// One change of the membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembersChange {
+    /// A node begins to copy the data, without a vote.
+    AddLearner(NodeId, MemberInfo),
+    /// A member has another name or address.
+    SetInfo(NodeId, MemberInfo),
+    /// Learners get votes and voters lose theirs, all in one joint change.
+    Voters {
+        /// Learners that get a vote.
+        add: BTreeSet<NodeId>,
+        /// Voters that lose theirs.
+        remove: BTreeSet<NodeId>,
+        /// Whether these stay as learners.
+        keep_removed: bool,
+    },
+    /// A learner is no member any more.
+    RemoveLearner(NodeId),
+    /// A change that was interrupted between its two steps is finished.
+    Finish {
+        /// Whether the voters that lose their votes stay as learners.
+        keep_removed: bool,
+    },
 }
 
 /// Where this node stands in the log.
@@ -181,7 +263,7 @@ pub enum ChangeError {
     /// This node does not lead. No effect.
     #[error("this node does not lead")]
     NotLeader,
-    /// Another change is under way. No effect.
+    /// Another change is under way, or the membership is another than that which was decided on. No effect.
     #[error("another change of the membership is under way")]
     InProgress,
     /// The change makes no sense now. No effect.
@@ -210,6 +292,9 @@ pub struct Raft {
     raft: openraft::Raft<TypeConfig, StateMachine>,
     leadership: watch::Receiver<Leadership>,
     transfer_retry: Duration,
+    /// Taken while this node makes a change of the membership, so that it doesn't finish its own as an interrupted one.
+    /// Nobody waits for it.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Raft {
@@ -238,7 +323,8 @@ impl Raft {
             .map_err(|error| StartError::Storage(error.to_string()))?;
         let (publish, leadership) = watch::channel(leadership(&raft.metrics().borrow_watched()));
         tasks.spawn(publish_leadership(raft.clone(), publish));
-        Ok(Self { node_id, raft, leadership, transfer_retry: options.election_timeout_min / 2 })
+        let transfer_retry = options.election_timeout_min / 2;
+        Ok(Self { node_id, raft, leadership, transfer_retry, changing: Arc::default() })
     }
 
     /// Whether this node has ever been in a cluster.
@@ -306,30 +392,33 @@ impl Raft {
 
     /// The members, as the latest membership in this node's log has them.
     pub fn members(&self) -> Vec<Member> {
-        self.members_in(&self.raft.metrics().borrow_watched())
+        self.membership().members
     }
 
-    /// The members, if the latest membership in this node's log is committed and not in the middle of a change. One that is
-    /// not may yet be undone, and nobody may rely on it.
-    pub fn settled_members(&self) -> Option<Vec<Member>> {
+    /// The latest membership in this node's log.
+    pub fn membership(&self) -> Members {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let stored = &metrics.membership_config;
-        let is_settled =
-            stored.membership().get_joint_config().len() <= 1 && *stored.log_id() <= metrics.cluster_committed;
-        (is_settled || mutant!(MembershipUncommitted)).then(|| self.members_in(&metrics))
+        let state = match &stored.membership().get_joint_config()[..] {
+            [old, new] => MembersState::Joint { leaving: old.difference(new).copied().collect() },
+            _ if *stored.log_id() <= metrics.cluster_committed || mutant!(MembershipUncommitted) => {
+                MembersState::Settled
+            }
+            _ => MembersState::Uncommitted,
+        };
+        Members { members: self.members_in(&metrics), state, log_id: *stored.log_id() }
     }
 
     fn members_in(&self, metrics: &RaftMetrics<TypeConfig>) -> Vec<Member> {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         let last_log = metrics.last_log_index.unwrap_or(0);
-        let lag = |id: &NodeId| {
-            if *id == self.node_id && metrics.replication.is_some() {
-                return Some(0);
-            }
-            let matched = metrics.replication.as_ref()?.get(id)?;
-            Some(last_log.saturating_sub(matched.as_ref().map_or(0, |log_id| log_id.index)))
+        let is_leader = |id: &NodeId| *id == self.node_id && metrics.replication.is_some();
+        let matched = |id: &NodeId| metrics.replication.as_ref()?.get(id).copied();
+        let lag = |id: &NodeId| match is_leader(id) {
+            true => Some(0),
+            false => Some(last_log.saturating_sub(matched(id)?.map_or(0, |log_id| log_id.index))),
         };
         let heard = |id: &NodeId| metrics.heartbeat.as_ref()?.get(id)?.as_ref().map(|at| at.elapsed());
         membership
@@ -340,16 +429,9 @@ impl Raft {
                 is_voter: voters.contains(id),
                 lag: lag(id),
                 last_heard: if *id == self.node_id { Some(Duration::ZERO) } else { heard(id) },
+                has_entries: is_leader(id) || matched(id).is_some_and(|log_id| log_id.is_some()),
             })
             .collect()
-    }
-
-    /// Whether this node leads and knows of an entry that the member has. A member of which it knows none may lack all, a
-    /// snapshot included: then a small lag only says that the log is short.
-    pub fn has_entries(&self, node_id: NodeId) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.replication.as_ref().and_then(|matched| matched.get(&node_id)).is_some_and(Option::is_some)
     }
 
     /// Where this node stands in the log.
@@ -365,40 +447,28 @@ impl Raft {
         }
     }
 
-    /// Adds a node that copies the data without a vote. No effect if it is a member.
+    /// Changes the membership, if it is still `on`, the one that the caller decided on. Answers with the index of the
+    /// entry that completed the change.
     ///
     /// # Errors
     ///
     /// See [`ChangeError`].
-    pub async fn add_learner(&self, node_id: NodeId, info: MemberInfo) -> Result<(), ChangeError> {
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, info)]))).await
-    }
-
-    /// Gives a learner a vote.
-    ///
-    /// # Errors
-    ///
-    /// See [`ChangeError`].
-    pub async fn promote(&self, node_id: NodeId) -> Result<(), ChangeError> {
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await
-    }
-
-    /// Removes a member.
-    ///
-    /// # Errors
-    ///
-    /// See [`ChangeError`].
-    pub async fn remove(&self, node_id: NodeId, is_voter: bool) -> Result<(), ChangeError> {
-        let ids = BTreeSet::from([node_id]);
-        self.change(if is_voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) }).await
-    }
-
-    /// Changes the membership, if it is still the one that the caller decided on.
-    async fn change(&self, change: ChangeMembers<NodeId, MemberInfo>) -> Result<(), ChangeError> {
-        let last = *self.raft.metrics().borrow_watched().membership_config.log_id();
-        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: last };
-        match self.raft.change_membership_if(change, false, [unchanged]).await {
-            Ok(_) => Ok(()),
+    pub async fn change_members(&self, on: &Members, change: MembersChange) -> Result<u64, ChangeError> {
+        let Ok(_alone) = self.changing.try_lock() else { return Err(ChangeError::InProgress) };
+        let ids = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<NodeId>>();
+        let (change, keep_removed) = match change {
+            MembersChange::AddLearner(id, info) => (ChangeMembers::AddNodes(BTreeMap::from([(id, info)])), true),
+            MembersChange::SetInfo(id, info) => (ChangeMembers::SetNodes(BTreeMap::from([(id, info)])), true),
+            MembersChange::RemoveLearner(id) => (ChangeMembers::RemoveNodes(ids(&[id])), true),
+            MembersChange::Voters { add, remove, keep_removed } => {
+                let voters = on.voters().map(|member| member.node_id).chain(add);
+                (ChangeMembers::ReplaceAllVoters(voters.filter(|id| !remove.contains(id)).collect()), keep_removed)
+            }
+            MembersChange::Finish { keep_removed } => (ChangeMembers::AddVoterIds(ids(&[])), keep_removed),
+        };
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: on.log_id };
+        match self.raft.change_membership_if(change, keep_removed, [unchanged]).await {
+            Ok(done) => Ok(done.log_id.index),
             Err(RaftError::APIError(error)) => Err(match error {
                 ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,
                 ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
@@ -408,19 +478,6 @@ impl Raft {
             }),
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Unknown(fatal.to_string())),
         }
-    }
-
-    /// Finishes a change of the membership that its leader did not live to finish. No effect if there is none.
-    ///
-    /// # Errors
-    ///
-    /// See [`ChangeError`].
-    pub async fn finish_change(&self) -> Result<(), ChangeError> {
-        let is_joint = self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1;
-        if !is_joint {
-            return Ok(());
-        }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
     }
 
     /// Starts handing leadership to `to`; [`Raft::leadership`] shows whether it worked. No effect unless this node leads.

@@ -4,8 +4,9 @@
 //! when its oldest unanswered request is older than [`NetworkOptions::append_timeout`], a snapshot when it makes no
 //! progress for [`NetworkOptions::snapshot_idle_timeout`], everything else by openraft's own time to live.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,19 +48,40 @@ pub struct Network {
     peers: Arc<dyn PeerNetwork>,
     snapshots: Snapshots,
     options: NetworkOptions,
+    detours: Detours,
+}
+
+/// Members that did not answer at the address that the membership has: the next call goes to where they say that they are.
+/// Shared by all clients, because openraft makes new ones for each election.
+#[derive(Clone, Default)]
+struct Detours(Arc<Mutex<BTreeSet<NodeId>>>);
+
+impl Detours {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<NodeId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Network {
     /// A network for the node `caller`.
     pub fn new(caller: Caller, peers: Arc<dyn PeerNetwork>, snapshots: Snapshots, options: NetworkOptions) -> Self {
-        Self { caller, peers, snapshots, options }
+        Self { caller, peers, snapshots, options, detours: Detours::default() }
     }
 
     fn client(&self, target: NodeId, node: &MemberInfo, lane: Lane) -> MemberClient {
-        let address = Target { node_id: Some(target), rpc_addr: node.rpc_addr.clone() };
-        let peer = self.peers.peer(&self.caller, &address, lane);
-        let (node_id, snapshots, options) = (self.caller.node_id, self.snapshots.clone(), self.options);
-        MemberClient { node_id, target, peer, lane, reachable: None, snapshots, options }
+        MemberClient {
+            node_id: self.caller.node_id,
+            target,
+            address: node.rpc_addr.clone(),
+            detours: self.detours.clone(),
+            was_detour: AtomicBool::new(false),
+            caller: self.caller.clone(),
+            peers: self.peers.clone(),
+            lane,
+            reachable: None,
+            snapshots: self.snapshots.clone(),
+            options: self.options,
+        }
     }
 }
 
@@ -83,7 +105,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub struct MemberClient {
     node_id: NodeId,
     target: NodeId,
-    peer: Arc<dyn Peer>,
+    /// What the membership said when this was made. openraft makes no new one when it says something else.
+    address: String,
+    detours: Detours,
+    /// Whether the last call was a detour.
+    was_detour: AtomicBool,
+    caller: Caller,
+    peers: Arc<dyn PeerNetwork>,
     lane: Lane,
     /// Whether the last attempt succeeded.
     reachable: Option<bool>,
@@ -94,6 +122,26 @@ pub struct MemberClient {
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 impl MemberClient {
+    /// The member, where it answered last.
+    fn peer(&self) -> Arc<dyn Peer> {
+        let is_detour = self.detours.lock().contains(&self.target);
+        self.was_detour.store(is_detour, Ordering::Relaxed);
+        let detour = is_detour.then(|| self.peers.address_of(self.target)).flatten();
+        let rpc_addr = detour.unwrap_or_else(|| self.address.clone());
+        self.peers.peer(&self.caller, &Target { node_id: Some(self.target), rpc_addr }, self.lane)
+    }
+
+    /// After a call that failed: the next one goes to the other address, if there is one.
+    fn turn(&self) {
+        let has_other = self.peers.address_of(self.target).is_some_and(|other| other != self.address);
+        let mut detours = self.detours.lock();
+        // Of several calls that failed at one address each says the same.
+        match has_other && !self.was_detour.load(Ordering::Relaxed) {
+            true => detours.insert(self.target),
+            false => detours.remove(&self.target),
+        };
+    }
+
     /// Awaits a unary call for as long as openraft lets it.
     async fn call<T>(
         &self,
@@ -102,10 +150,11 @@ impl MemberClient {
         call: impl Future<Output = Result<T, Status>> + Send,
     ) -> RpcResult<T> {
         let ttl = option.soft_ttl();
-        match timeout(ttl, call).await {
+        let answer = match timeout(ttl, call).await {
             Ok(answer) => answer.map_err(unreachable),
             Err(_) => Err(self.timed_out(action, ttl).into()),
-        }
+        };
+        answer.inspect_err(|_| self.turn())
     }
 
     /// Logs when a member's log lane breaks or works again, and not once for every attempt.
@@ -137,7 +186,7 @@ impl MemberClient {
             leadership_transfer: request.leadership_transfer,
             pre_vote,
         };
-        let answer = self.call(RPCTypes::Vote, option, self.peer.vote(message)).await?;
+        let answer = self.call(RPCTypes::Vote, option, self.peer().vote(message)).await?;
         let vote = answer.vote.as_ref().map(vote_from_proto).ok_or_else(|| malformed("a vote without a vote"))?;
         Ok(VoteResponse::new(vote, answer.last_log_id.as_ref().map(log_id_from_proto), answer.granted))
     }
@@ -208,10 +257,10 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
                     stream::once(std::future::ready(first)).chain(requests).boxed()
                 }
             };
-            let opening = timeout(limit, self.peer.append(requests)).await;
+            let opening = timeout(limit, self.peer().append(requests)).await;
             let opened = opening.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer in {limit:?}"))));
             self.note_reachable(opened.as_ref().err());
-            let answers = opened.map_err(unreachable)?;
+            let answers = opened.inspect_err(|_| self.turn()).map_err(unreachable)?;
             let this = &*self;
             let results = stream::unfold(Some((answers, unanswered)), move |state| async move {
                 let (mut answers, unanswered) = state?;
@@ -265,10 +314,11 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         let reader = reader.map_err(|error| unreachable(Status::unavailable(error.to_string())))?;
         let chunks = Self::snapshot_chunks(header, reader, progress);
         let idle = self.options.snapshot_idle_timeout;
-        let sending = select(Box::pin(self.peer.snapshot(chunks)), Box::pin(stalled(watched, idle)));
+        let peer = self.peer();
+        let sending = select(Box::pin(peer.snapshot(chunks)), Box::pin(stalled(watched, idle)));
         match select(sending, Box::pin(cancel)).await {
             Either::Left((Either::Left((answer, _)), _)) => {
-                let answer = answer.map_err(unreachable)?;
+                let answer = answer.inspect_err(|_| self.turn()).map_err(unreachable)?;
                 let vote = answer.vote.as_ref().map(vote_from_proto);
                 Ok(SnapshotResponse::new(vote.ok_or_else(|| malformed("a snapshot's answer without a vote"))?))
             }
@@ -287,7 +337,7 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
             to_node_id: *request.to_node_id(),
             last_log_id: request.last_log_id().map(log_id_to_proto),
         };
-        let answer = self.call(RPCTypes::TransferLeader, &option, self.peer.transfer_leader(message)).await?;
+        let answer = self.call(RPCTypes::TransferLeader, &option, self.peer().transfer_leader(message)).await?;
         if answer.refused.is_empty() {
             return Ok(Ok(()));
         }

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use mokv_proto::cluster::cluster_server::Cluster;
 use mokv_proto::cluster::{
-    AddMemberRequest, AddMemberResponse, ListMembersRequest, ListMembersResponse, PromoteMemberRequest,
-    PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse,
+    self as proto, AddMemberRequest, AddMemberResponse, LeaveRequest, LeaveResponse, ListMembersRequest,
+    ListMembersResponse, PromoteMemberRequest, PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse,
+    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::{deadline, status};
+use crate::discovery::Peer;
 use crate::error::RequestError;
-use crate::members::view_to_proto;
+use crate::members::{peer_state_to_proto, view_to_proto};
 use crate::node::{Node, Readiness};
 use crate::status::NodeStatus;
 
@@ -54,7 +55,9 @@ impl Cluster for ClusterService {
 
     async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
         let members = self.node.members().into_iter().map(view_to_proto).collect();
-        Ok(Response::new(ListMembersResponse { members }))
+        let peers = self.node.peers();
+        let peers = peers.iter().flat_map(|peers| peers.values()).map(peer_to_proto).collect();
+        Ok(Response::new(ListMembersResponse { members, peers }))
     }
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<AddMemberResponse>, Status> {
@@ -99,6 +102,16 @@ impl Cluster for ClusterService {
         let leader_id = self.node.transfer_leader(&member, deadline).await.map_err(failed)?;
         Ok(Response::new(TransferLeaderResponse { leader_id }))
     }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        let deadline = self.deadline(request.metadata());
+        let member = request.into_inner().member;
+        if !member.is_empty() {
+            check_member(&member)?;
+        }
+        self.node.leave_member(&member, deadline).await.map_err(failed)?;
+        Ok(Response::new(LeaveResponse {}))
+    }
 }
 
 fn failed(error: RequestError) -> Status {
@@ -128,6 +141,23 @@ fn check_address(rpc_addr: &str) -> Result<(), Status> {
     match port.parse::<u16>() {
         Ok(1..) if port.bytes().all(|digit| digit.is_ascii_digit()) => Ok(()),
         _ => bad("has no valid port"),
+    }
+}
+
+fn peer_to_proto(peer: &Peer) -> proto::Peer {
+    let tags = peer.tags.clone();
+    let (node_id, cluster_id, rpc_addr, version) = tags.map_or_else(Default::default, |tags| {
+        (tags.node_id, tags.cluster_id.unwrap_or_default(), tags.rpc_addr, tags.version)
+    });
+    proto::Peer {
+        name: peer.name.clone(),
+        state: peer_state_to_proto(Some(peer.state)).into(),
+        since_ms: peer.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+        gossip_addr: peer.gossip_addr.to_string(),
+        node_id,
+        cluster_id,
+        rpc_addr,
+        version,
     }
 }
 

@@ -89,25 +89,8 @@ impl Cluster {
         let change = self.options;
         let node = &mut self.nodes[index];
         assert!(node.running.is_none(), "{} runs already", node.name);
-        let mut options = NodeOptions {
-            data_dir: node.data_dir.clone(),
-            name: node.name.clone(),
-            rpc_addr: node.addr.to_string(),
-            mode: if index == 0 { Mode::Alone } else { Mode::Join },
-            raft: RaftOptions {
-                heartbeat_interval: Duration::from_millis(100),
-                election_timeout_min: Duration::from_millis(500),
-                election_timeout_max: Duration::from_millis(1000),
-                network: NetworkOptions {
-                    append_timeout: Duration::from_secs(2),
-                    snapshot_idle_timeout: Duration::from_secs(30),
-                },
-            },
-            log: LogOptions::default(),
-            limits: Limits::default(),
-            memory_quota: None,
-            snapshot_log_bytes: 64 << 20,
-        };
+        let mut options = options(&node.name, node.data_dir.clone(), node.addr);
+        options.mode = if index == 0 { Mode::Alone } else { Mode::Join };
         change(&mut options);
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {
@@ -223,7 +206,7 @@ impl TestNode {
 
     /// A client of the operators' service.
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel())
+        cluster_client(self.addr)
     }
 
     pub(crate) async fn status(&self) -> Result<StatusResponse, Status> {
@@ -269,8 +252,36 @@ impl TestNode {
     }
 }
 
+/// The options of a node of a test.
+pub(crate) fn options(name: &str, data_dir: PathBuf, addr: SocketAddr) -> NodeOptions {
+    NodeOptions {
+        data_dir,
+        name: name.to_owned(),
+        rpc_addr: addr.to_string(),
+        mode: Mode::Join,
+        raft: RaftOptions {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(1000),
+            network: NetworkOptions {
+                append_timeout: Duration::from_secs(2),
+                snapshot_idle_timeout: Duration::from_secs(30),
+            },
+        },
+        log: LogOptions::default(),
+        limits: Limits::default(),
+        memory_quota: None,
+        snapshot_log_bytes: 64 << 20,
+    }
+}
+
+/// A client of the operators' service of the node at this address.
+pub(crate) fn cluster_client(addr: SocketAddr) -> ClusterClient<Channel> {
+    ClusterClient::new(Endpoint::from_shared(format!("http://{addr}")).expect("address").connect_lazy())
+}
+
 /// An address that nobody uses, below those that the operating system gives to outgoing connections.
-fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 10_000 + u16::try_from(std::process::id() % 200).unwrap_or(0) * 100;
     loop {

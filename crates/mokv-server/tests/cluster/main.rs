@@ -6,6 +6,7 @@
 mod harness;
 
 mod catch_up;
+mod gossip;
 mod membership;
 mod reads;
 mod sessions;
