@@ -76,6 +76,39 @@ fn who_has_left_is_removed_at_once_unless_the_rest_has_no_quorum() {
 }
 
 #[test]
+fn who_is_about_to_leave_or_has_just_gone_counts_for_nothing() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.set_state(2, PeerState::Leaving);
+    world.set_state(3, PeerState::Left);
+    // Both still answer.
+    world.silent.clear();
+    world.pass(SECOND);
+    let plan = world.plan();
+    assert_eq!((plan.change, plan.waiting), (None, BTreeSet::from([Waiting::NoQuorumWithout(vec![name(3)])])));
+
+    // The leader heard of all of them a moment ago, but not since gossip said that they are gone.
+    let mut world = World::new(&[1, 2, 3, 4, 5]);
+    world.set_state(3, PeerState::Failed);
+    [4, 5].iter().for_each(|node| world.set_state(*node, PeerState::Left));
+    assert_eq!(world.change(), None, "two of five can't agree on it");
+}
+
+#[test]
+fn of_an_even_number_the_one_that_is_not_healthy_loses_its_vote() {
+    let mut world = World::new(&[1, 2, 3, 4]);
+    world.set_state(2, PeerState::Failed);
+    assert_eq!(world.change(), voters(&[], &[2], &[]));
+}
+
+#[test]
+fn a_node_that_could_not_be_taken_in_does_not_hold_up_others() {
+    let mut world = World::new(&[1]);
+    (2..=3).for_each(|node| world.up(node));
+    world.deferred.insert(2);
+    assert_eq!(world.change(), Some(Change::AddLearner(3, MemberInfo { name: name(3), rpc_addr: addr(3) })));
+}
+
+#[test]
 fn two_nodes_are_one_voter_and_one_learner() {
     let mut world = World::new(&[1, 2]);
     assert_eq!(world.change(), voters(&[], &[2], &[]));
@@ -158,6 +191,21 @@ fn a_node_that_lost_its_disk_replaces_its_former_self_in_one_step() {
     assert_eq!(world.change(), voters(&[30], &[], &[3]));
     world.settle();
     assert_eq!((world.voters(), world.learners()), (vec![1, 2, 30], vec![]));
+
+    // With a learner that waits for a vote, too: the place is its successor's.
+    world.up(10);
+    world.pass(SECOND);
+    world.settle();
+    assert_eq!(world.learners(), [10]);
+    world.silent.insert(2, world.now - MINUTE);
+    world.up_as(20, &name(2));
+    world.settle();
+    world.pass(SECOND);
+    assert_eq!(world.change(), voters(&[20], &[], &[2]));
+    world.settle();
+    world.silent.insert(10, world.now);
+    world.set_state(10, PeerState::Left);
+    world.settle();
 
     // A former learner just goes.
     world.up(4);
