@@ -179,8 +179,7 @@ mod tests {
 
         let leaving = departure.begin().expect("again");
         assert!(departure.begin().is_none(), "one at a time");
-        let pledge = crate::identity::promise::Pledge::default();
-        let identity = Identity { node_id: 7, cluster_id: Some("c".into()), name: "a".into(), pledge, generation: 1 };
+        let identity = Identity { cluster_id: Some("c".into()), ..Identity::new(7, "a".into()) };
         departure.finish(&identity).await;
         drop(leaving);
         departure.left().await;

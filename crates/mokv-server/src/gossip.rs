@@ -59,6 +59,13 @@ pub fn feed() -> (Feed, Surroundings) {
     (Feed { peers, has_joined }, Surroundings { peers: peers_seen, has_joined: joined })
 }
 
+impl Feed {
+    /// What was published last.
+    pub fn peers(&self) -> watch::Receiver<Arc<Peers>> {
+        self.peers.subscribe()
+    }
+}
+
 /// The node's gossip. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gossip {

@@ -24,6 +24,7 @@ use crate::node::{Limits, Node, NodeError, NodeOptions, Seams};
 use crate::raft::RaftOptions;
 use crate::raft::log::LogOptions;
 use crate::raft::network::NetworkOptions;
+use crate::reconcile::Policy;
 use crate::rpc;
 use crate::rpc::peer::GrpcNetwork;
 use crate::runtime::{Tasks, WallClock};
@@ -122,12 +123,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         };
         let serving = Serving {
             options: node_options(&config),
-            gossip: Some((gossip, feed)),
+            gossip: Some(GossipSetup { options: gossip, feed, policy: policy(&config) }),
             listeners,
             grace: config.shutdown_grace,
         };
         match tasks.scope(serving.run(seams, shutdown.as_mut())).await? {
-            Ended::Stopped => return Ok(()),
+            Ended::Stopped | Ended::Left => return Ok(()),
             Ended::Dissolved => tracing::info!("starting again as a new node"),
         }
     }
@@ -160,6 +161,10 @@ fn node_options(config: &Config) -> NodeOptions {
     }
 }
 
+fn policy(config: &Config) -> Policy {
+    Policy { voters_max: config.voters_max, failed_grace: config.failed_grace, ..Policy::default() }
+}
+
 async fn gossip_options(config: &Config) -> Result<GossipOptions, RunError> {
     let advertise = &config.advertise_gossip_addr;
     let unusable = |reason: String| RunError::Gossip(reason);
@@ -190,16 +195,28 @@ async fn gossip_options(config: &Config) -> Result<GossipOptions, RunError> {
 pub enum Ended {
     /// It was stopped.
     Stopped,
+    /// It has left its cluster.
+    Left,
     /// Its cluster had to go, and its directory is that of a new node: it has to be started again.
     Dissolved,
+}
+
+/// How a server takes part in gossip.
+pub struct GossipSetup {
+    /// Who it is there, and whom it joins.
+    pub options: GossipOptions,
+    /// The other end of the seams' surroundings.
+    pub feed: Feed,
+    /// How the membership follows.
+    pub policy: Policy,
 }
 
 /// A server that is about to run.
 pub struct Serving {
     /// How the node behaves.
     pub options: NodeOptions,
-    /// Its gossip, if it takes part in it, and the other end of the seams' surroundings.
-    pub gossip: Option<(GossipOptions, Feed)>,
+    /// Its gossip, if it takes part in it.
+    pub gossip: Option<GossipSetup>,
     /// Where it listens.
     pub listeners: Listeners,
     /// How long stopping may take.
@@ -236,7 +253,7 @@ impl Serving {
             biased;
             () = shutdown => Ok(Ended::Stopped),
             () = node.must_dissolve() => Ok(Ended::Dissolved),
-            () = node.left() => Ok(Ended::Stopped),
+            () = node.left() => Ok(Ended::Left),
             reason = node.failed() => Err(RunError::Failed(reason)),
             reason = gossip_failed(gossip.as_ref()) => Err(RunError::Failed(reason)),
             served = &mut serving => Err(RunError::Failed(format!("gRPC ended: {served:?}"))),
@@ -254,6 +271,9 @@ impl Serving {
             tracing::debug!(complete = drained.is_ok(), "requests drained");
         }
         stop.send_replace(Stop::Now);
+        if let (Some(gossip), Ok(Ended::Left)) = (&gossip, &ended) {
+            drop(timeout_at(deadline, gossip.leave()).await);
+        }
         if matches!(ended, Ok(Ended::Dissolved)) {
             node.dissolve().await.map_err(NodeError::Identity)?;
         } else if timeout_at(deadline, node.shutdown()).await.is_err() {
@@ -281,12 +301,15 @@ fn start_gossip(
     tasks: &Tasks,
     node: &Node,
     listener: Option<UdpTcp>,
-    gossip: Option<(GossipOptions, Feed)>,
+    gossip: Option<GossipSetup>,
 ) -> Result<Option<Gossip>, RunError> {
-    let (Some(listener), Some((mut options, feed))) = (listener, gossip) else { return Ok(None) };
+    let (Some(listener), Some(GossipSetup { mut options, feed, policy })) = (listener, gossip) else {
+        return Ok(None);
+    };
     if options.advertise.port() == 0 {
         options.advertise.set_port(listener.local_addr().port());
     }
+    node.follow_peers(feed.peers(), policy);
     let lookup: Arc<Lookup> = Arc::new(join_addrs::system_lookup);
     let started = Gossip::start(tasks, node.data_dir(), Arc::new(listener), lookup, options, feed);
     started.map(Some).map_err(|error| RunError::Gossip(error.to_string()))

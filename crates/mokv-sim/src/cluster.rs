@@ -1,6 +1,9 @@
 //! The simulated cluster: whole nodes of the server, each with a disk, that are started, killed and replaced.
 
 use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::net::SocketAddr;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +16,12 @@ use mokv_proto::cluster::{
 };
 use mokv_server::disk::sim::SimDisk;
 use mokv_server::formation::core::Mode;
+use mokv_server::gossip::{self, Feed, Gossip, GossipOptions};
+use mokv_server::join_addrs::Found;
 use mokv_server::node::{Node, Seams};
 use mokv_server::peer_service::PeerService;
 use mokv_server::raft::types::NodeId;
+use mokv_server::reconcile::Policy;
 use mokv_server::rpc;
 use mokv_server::runtime::{DiskTasks, Tasks};
 use rand::RngExt;
@@ -31,7 +37,7 @@ use tower::util::BoxCloneSyncService;
 use crate::disk::{Behaviour, Control};
 use crate::net::{Net, harness};
 use crate::observer::Observer;
-use crate::plan::Plan;
+use crate::plan::{Discovery, Plan};
 use crate::seed;
 use crate::trace::Trace;
 
@@ -276,14 +282,19 @@ impl Cluster {
         }
         let (start, addr) = (slot.starts, slot.addr.clone());
         let mut options = self.inner.plan.node_options(host, addr);
-        options.mode = if slot.bootstrap { Mode::Alone } else { Mode::Join };
+        if options.mode == Mode::Alone && !slot.bootstrap {
+            options.mode = Mode::Join;
+        }
+        let gossip = self.inner.plan.gossip_options(host, slot.addr.clone());
+        let (feed, surroundings) = gossip::feed();
+        let gossip = gossip.map(|options| (options, feed));
         let tasks_seed = seed::derived(self.inner.plan.seed, &format!("node {host} start {start}"));
         let tasks = Tasks::new(tasks_seed, DiskTasks::Inline);
         let seams = Seams {
             tasks: tasks.clone(),
             disk: slot.control.attach(slot.disk.clone()),
             peers: self.inner.net.of_node(host, tasks.clone()),
-            surroundings: None,
+            surroundings: gossip.is_some().then_some(surroundings),
         };
         slot.state = State::Starting(tasks.clone());
         drop(hosts);
@@ -292,7 +303,7 @@ impl Cluster {
         let cluster = self.clone();
         harness(async move {
             match starting.await {
-                Ok(Ok(node)) => cluster.started(host, start, node),
+                Ok(Ok(node)) => cluster.started(host, start, node, gossip),
                 Ok(Err(error)) => cluster.failed(host, start, error.to_string()),
                 // The panic hook has noted the panic.
                 Err(_) => {}
@@ -300,7 +311,7 @@ impl Cluster {
         });
     }
 
-    fn started(&self, host: usize, start: u64, node: Node) {
+    fn started(&self, host: usize, start: u64, node: Node, gossip: Option<(GossipOptions, Feed)>) {
         let mut hosts = self.hosts();
         let slot = &mut hosts[host];
         if slot.starts != start || !matches!(slot.state, State::Starting(_)) {
@@ -311,11 +322,20 @@ impl Cluster {
         self.inner.observer.started(&node, host, &slot.disk, slot.excuse == Some(Excuse::OldDisk));
         self.inner.net.up(host, PeerService::new(node.clone()));
         let service = Service::new(rpc::Server::new(node.clone()).into_service());
-        let watchers = vec![
+        let mut watchers = vec![
             harness(tap(self.clone(), node.clone())),
             harness(watch_failure(self.clone(), host, start, node.clone())),
             harness(watch_log(self.clone(), host, node.clone())),
         ];
+        if let Some((options, feed)) = gossip {
+            let peers = feed.peers();
+            let transport = self.inner.net.gossip_of(host);
+            let gossip = Gossip::start(node.tasks(), node.data_dir(), transport, Arc::new(look_up), options, feed);
+            let gossip = gossip.expect("short tags");
+            // Whoever is down comes back: nobody is removed for that.
+            node.follow_peers(peers, Policy { failed_grace: None, ..Policy::default() });
+            watchers.push(harness(watch_gossip(self.clone(), host, start, gossip)));
+        }
         slot.state = State::On(Running { node, service, watchers });
         drop(hosts);
         self.notify();
@@ -450,6 +470,9 @@ impl Cluster {
     /// Makes the node on a host a member, as an operator would: again and again until it is one, or until the deadline. A
     /// node that is down is started.
     pub async fn join(&self, host: usize, deadline: Instant) -> bool {
+        if self.inner.plan.discovery != Discovery::Operator {
+            return self.follows(host, deadline).await;
+        }
         let has_joined = self
             .until(deadline, || async {
                 self.start(host);
@@ -467,8 +490,27 @@ impl Cluster {
         has_joined
     }
 
-    /// Removes a member, as an operator would.
+    /// Waits until the node on a host has found the others, and votes.
+    async fn follows(&self, host: usize, deadline: Instant) -> bool {
+        let is_voter = || {
+            let voters = self.inner.observer.voters();
+            voters.len() == 1 && self.node_id(host).is_some_and(|node_id| voters[0].contains(&node_id))
+        };
+        while !is_voter() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            self.start(host);
+            sleep(POLL).await;
+        }
+        true
+    }
+
+    /// Removes a member, as an operator would. Where nodes find each other, the one that takes its place replaces it.
     pub async fn remove(&self, node_id: NodeId, deadline: Instant) -> bool {
+        if self.inner.plan.discovery != Discovery::Operator {
+            return true;
+        }
         let is_removed = self
             .until(deadline, || async {
                 let removed = self
@@ -642,6 +684,18 @@ async fn tap(cluster: Cluster, node: Node) {
 async fn watch_failure(cluster: Cluster, host: usize, start: u64, node: Node) {
     let why = node.failed().await;
     cluster.failed(host, start, why);
+}
+
+/// Ends a node whose gossip can't go on.
+async fn watch_gossip(cluster: Cluster, host: usize, start: u64, gossip: Gossip) {
+    let why = gossip.failed().await;
+    cluster.failed(host, start, why);
+}
+
+/// Addresses are numbers here.
+fn look_up(address: String) -> Found {
+    let parsed = address.parse::<SocketAddr>();
+    Box::pin(ready(parsed.map(|address| vec![address]).map_err(io::Error::other)))
 }
 
 /// A node whose log has failed must not go on as if it had one.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use mokv_server::formation::core::Mode;
+use mokv_server::gossip::GossipOptions;
 use mokv_server::node::{Limits, NodeOptions};
 use mokv_server::raft::RaftOptions;
 use mokv_server::raft::log::LogOptions;
@@ -15,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
 use crate::disk;
-use crate::net::Weather;
+use crate::net::{Weather, gossip_addr};
 use crate::seed;
 
 /// A kind of fault.
@@ -89,6 +90,17 @@ impl Fault {
     ];
 }
 
+/// How nodes find each other, and become one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// Not at all: an operator adds each of them.
+    Operator,
+    /// By gossip. The first one forms a cluster, which takes the others in.
+    Alone,
+    /// By gossip. They form one together.
+    Expect,
+}
+
 /// Everything that is decided before a run begins.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -104,6 +116,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Between two faults, on average.
     pub fault_interval: Duration,
+    /// How nodes find each other.
+    pub discovery: Discovery,
     /// What the network does.
     pub weather: Weather,
     /// The base of every node's timeouts.
@@ -169,6 +183,7 @@ impl Plan {
             is_young: rng.random_bool(0.3),
             faults,
             fault_interval: Duration::from_millis(rng.random_range(300..2500)),
+            discovery: one_of(rng, &[Discovery::Operator, Discovery::Operator, Discovery::Alone, Discovery::Expect]),
             weather: weather(rng),
             heartbeat,
             clock_rates,
@@ -198,6 +213,7 @@ impl Plan {
             is_young: false,
             faults: Vec::new(),
             fault_interval: Duration::from_secs(1),
+            discovery: Discovery::Operator,
             weather: Weather::default(),
             heartbeat: Duration::from_millis(100),
             clock_rates: vec![1.0; nodes + 2],
@@ -221,6 +237,18 @@ impl Plan {
         }
     }
 
+    /// How the node on this host takes part in gossip, if it does.
+    pub fn gossip_options(&self, host: usize, rpc_addr: String) -> Option<GossipOptions> {
+        let all = 0..self.nodes;
+        (self.discovery != Discovery::Operator).then(|| GossipOptions {
+            name: format!("node-{host}"),
+            advertise: gossip_addr(host),
+            rpc_addr,
+            join_addrs: all.map(|host| gossip_addr(host).to_string()).collect(),
+            keyring: None,
+        })
+    }
+
     /// How the node on this host is started.
     pub fn node_options(&self, host: usize, rpc_addr: String) -> NodeOptions {
         let heartbeat_interval = self.heartbeat.mul_f64(self.clock_rates[host % self.clock_rates.len()]);
@@ -228,7 +256,11 @@ impl Plan {
             data_dir: "/data".into(),
             name: format!("node-{host}"),
             rpc_addr,
-            mode: if host == 0 { Mode::Alone } else { Mode::Join },
+            mode: match self.discovery {
+                Discovery::Expect => Mode::Expect(self.nodes),
+                _ if host == 0 => Mode::Alone,
+                _ => Mode::Join,
+            },
             raft: RaftOptions {
                 heartbeat_interval,
                 election_timeout_min: 4 * heartbeat_interval,
