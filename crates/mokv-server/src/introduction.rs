@@ -94,7 +94,7 @@ impl Introduction {
         let asked = request.vote.as_ref().map_or(0, |vote| vote.term);
         // Whoever asks hears of the newest vote, as from a node that has it: otherwise it would never go beyond it.
         let is_open = asked <= newest.term && own_term <= newest.term;
-        is_open.then(|| VoteResponse { vote: Some(newest), granted: false, last_log_id: None })
+        is_open.then_some(VoteResponse { vote: Some(newest), granted: false, last_log_id: None })
     }
 }
 
