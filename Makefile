@@ -1,6 +1,6 @@
 # Every command that a developer needs. `make verify` says whether a change is finished, and changes nothing itself.
 
-.PHONY: help verify test lint docs fix compat sim soak mutants faults bench dev clean
+.PHONY: help verify test lint docs fix compat sim soak mutants faults interop bench dev clean
 
 # How many seeds `make sim` runs, and the one that it replays instead.
 SEEDS ?= 500
@@ -39,6 +39,9 @@ mutants: ## Plant bugs on purpose, and show in how many seeds the simulator noti
 
 faults: ## Faults on real processes, disks, networks and clocks (root; tests/faults/install has the tools)
 	cargo test -p mokv --test faults --locked -- --include-ignored
+
+interop: ## Gossip beside HashiCorp's serf (apt-get install serf)
+	cargo test -p mokv-serf --test interop --locked
 
 fix: ## Format, and apply what lints can repair
 	cargo fmt --all

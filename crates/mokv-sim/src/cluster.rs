@@ -12,7 +12,7 @@ use std::time::Duration;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::cluster::cluster_client::ClusterClient;
 use mokv_proto::cluster::{
-    AddMemberRequest, PromoteMemberRequest, RemoveMemberRequest, StatusRequest, TransferLeaderRequest,
+    AddMemberRequest, LeaveRequest, PromoteMemberRequest, RemoveMemberRequest, StatusRequest, TransferLeaderRequest,
 };
 use mokv_server::disk::sim::SimDisk;
 use mokv_server::formation::core::Mode;
@@ -83,6 +83,8 @@ struct Host {
     state: State,
     /// Why the node may end by itself, or refuse to start.
     excuse: Option<Excuse>,
+    /// Whether nothing starts here any more.
+    is_gone: bool,
     /// Whether a node here forms the cluster if its disk is empty.
     bootstrap: bool,
     /// The node whose data is on the disk, once one has started.
@@ -176,6 +178,7 @@ impl Cluster {
             starts: 0,
             state: State::Off,
             excuse: None,
+            is_gone: false,
             bootstrap: number == 0,
             node_id: None,
         });
@@ -272,7 +275,7 @@ impl Cluster {
     pub fn start(&self, host: usize) {
         let mut hosts = self.hosts();
         let slot = &mut hosts[host];
-        if matches!(slot.state, State::On(_) | State::Starting(_)) {
+        if slot.is_gone || matches!(slot.state, State::On(_) | State::Starting(_)) {
             return;
         }
         slot.starts += 1;
@@ -332,9 +335,9 @@ impl Cluster {
             let transport = self.inner.net.gossip_of(host);
             let gossip = Gossip::start(node.tasks(), node.data_dir(), transport, Arc::new(look_up), options, feed);
             let gossip = gossip.expect("short tags");
-            // Whoever is down comes back: nobody is removed for that.
-            node.follow_peers(peers, Policy { failed_grace: None, ..Policy::default() });
-            watchers.push(harness(watch_gossip(self.clone(), host, start, gossip)));
+            node.follow_peers(peers, Policy { failed_grace: self.inner.plan.failed_grace, ..Policy::default() });
+            watchers.push(harness(watch_gossip(self.clone(), host, start, gossip.clone())));
+            watchers.push(harness(watch_departure(self.clone(), host, node.clone(), gossip)));
         }
         slot.state = State::On(Running { node, service, watchers });
         drop(hosts);
@@ -374,6 +377,26 @@ impl Cluster {
         self.inner.trace.note(format_args!("node {host} is killed"));
         self.inner.net.down(host, false);
         self.notify();
+    }
+
+    /// Kills the process on a host, and lets nothing start there any more.
+    pub fn abandon(&self, host: usize) {
+        self.hosts()[host].is_gone = true;
+        self.kill(host);
+    }
+
+    /// Whether nothing starts on a host any more.
+    pub fn is_gone(&self, host: usize) -> bool {
+        self.hosts()[host].is_gone
+    }
+
+    /// Asks the node on a host to leave its cluster for good, as an operator would. It ends by itself then.
+    pub async fn leave(&self, host: usize) -> Result<(), Status> {
+        let running = self.running(host).ok_or_else(|| Status::unavailable("down"))?;
+        let mut operator = running.operator();
+        let request = with_timeout(LeaveRequest { member: String::new() });
+        let leaving = running.node.tasks().spawn(async move { operator.leave(request).await.map(drop) });
+        leaving.await.map_err(|_| Status::unavailable("the node died"))?
     }
 
     /// Takes the power from a host. Of what was not synced, each sector and each name is there or is not.
@@ -690,6 +713,14 @@ async fn watch_failure(cluster: Cluster, host: usize, start: u64, node: Node) {
 async fn watch_gossip(cluster: Cluster, host: usize, start: u64, gossip: Gossip) {
     let why = gossip.failed().await;
     cluster.failed(host, start, why);
+}
+
+/// Ends a node that has left its cluster, as its process would.
+async fn watch_departure(cluster: Cluster, host: usize, node: Node, gossip: Gossip) {
+    node.left().await;
+    cluster.trace().note(format_args!("node {host} has left"));
+    drop(timeout(SHUTDOWN_GRACE, gossip.leave()).await);
+    cluster.abandon(host);
 }
 
 /// Addresses are numbers here.

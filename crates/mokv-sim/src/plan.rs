@@ -118,6 +118,9 @@ pub struct Plan {
     pub fault_interval: Duration,
     /// How nodes find each other.
     pub discovery: Discovery,
+    /// See [`Policy::failed_grace`](mokv_server::reconcile::Policy::failed_grace). Where whoever is down comes back, nobody is
+    /// removed for it.
+    pub failed_grace: Option<Duration>,
     /// What the network does.
     pub weather: Weather,
     /// The base of every node's timeouts.
@@ -184,6 +187,7 @@ impl Plan {
             faults,
             fault_interval: Duration::from_millis(rng.random_range(300..2500)),
             discovery: one_of(rng, &[Discovery::Operator, Discovery::Operator, Discovery::Alone, Discovery::Expect]),
+            failed_grace: None,
             weather: weather(rng),
             heartbeat,
             clock_rates,
@@ -214,6 +218,7 @@ impl Plan {
             faults: Vec::new(),
             fault_interval: Duration::from_secs(1),
             discovery: Discovery::Operator,
+            failed_grace: None,
             weather: Weather::default(),
             heartbeat: Duration::from_millis(100),
             clock_rates: vec![1.0; nodes + 2],

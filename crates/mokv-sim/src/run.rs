@@ -225,7 +225,7 @@ impl World {
     /// Whether every node runs and is ready, one leads, and the membership is at rest.
     fn is_well(&self) -> Result<(), String> {
         let mut leaders = Vec::new();
-        for host in 0..self.cluster.len() {
+        for host in (0..self.cluster.len()).filter(|host| !self.cluster.is_gone(*host)) {
             let Some(running) = self.cluster.running(host) else {
                 let why = self.cluster.ended(host).unwrap_or_else(|| "it is down".into());
                 return Err(format!("node {host} does not run: {why}"));

@@ -6,6 +6,7 @@
 //! `MOKV_SIM_SEED=7 cargo test -p mokv-sim --test sim s19`.
 
 mod calls;
+mod discovery;
 mod disks;
 mod files;
 mod full_disk;

@@ -33,6 +33,18 @@ where
     F: Fn(World) -> R,
     R: Future<Output = Expected>,
 {
+    from_nothing(seeds, plan, |world| async {
+        world.cluster.form().await;
+        scenario(world).await
+    });
+}
+
+/// Directs the scenario on each seed's plan, of which nothing runs yet, and has it judged.
+pub(crate) fn from_nothing<F, R>(seeds: Range<u64>, plan: impl Fn(u64) -> Plan, scenario: F)
+where
+    F: Fn(World) -> R,
+    R: Future<Output = Expected>,
+{
     static HOOK: Once = Once::new();
     HOOK.call_once(cluster::note_panics);
     let only = std::env::var("MOKV_SIM_SEED").ok().map(|seed| seed.parse().expect("MOKV_SIM_SEED is a number"));
@@ -40,7 +52,6 @@ where
     let scenario = &scenario;
     for seed in seeds {
         let report = run::direct(&plan(seed), only.is_some(), |world| async move {
-            world.cluster.form().await;
             if let Err(why) = scenario(world.clone()).await {
                 world.trace.violate(why);
             }
