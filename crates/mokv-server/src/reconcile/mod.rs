@@ -1,9 +1,9 @@
 //! The membership follows gossip.
 //!
 //! Every node runs the loop; only that of the leader acts. It compares the peers in gossip with the membership whenever
-//! one of them changes, and every [`TICK`], so no event can be missed; what is to be done next is decided by [`plan()`], and
-//! done on just the membership that was decided on. An interrupted change of the membership is finished here too, with or
-//! without gossip.
+//! one of them changes, and every few hundred milliseconds, so no event can be missed; what is to be done next is decided
+//! by [`plan()`], and done on just the membership that was decided on. An interrupted change of the membership is finished
+//! here too, with or without gossip.
 
 mod plan;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use mokv_proto::cluster::cluster_client::ClusterClient;
 use mokv_proto::cluster::{
-    AddMemberRequest, ListMembersRequest, PromoteMemberRequest, RemoveMemberRequest, Role, StatusRequest,
+    AddMemberRequest, LeaveRequest, ListMembersRequest, PromoteMemberRequest, RemoveMemberRequest, Role, StatusRequest,
     TransferLeaderRequest,
 };
 use tonic::Code;
@@ -47,6 +47,7 @@ async fn members_that_are_none_are_refused() {
         cluster.promote_member(PromoteMemberRequest { member: nobody() }).await.map(drop),
         cluster.remove_member(RemoveMemberRequest { member: nobody(), force: true }).await.map(drop),
         cluster.transfer_leader(TransferLeaderRequest { member: nobody() }).await.map(drop),
+        cluster.leave(LeaveRequest { member: nobody() }).await.map(drop),
     ] {
         assert!(result.as_ref().expect_err("refused").message().contains("nobody"), "{result:?}");
         let (code, reason, _) = reason(result);
@@ -59,6 +60,7 @@ async fn members_that_are_none_are_refused() {
         assert_invalid(cluster.promote_member(PromoteMemberRequest { member: member() }).await, "member");
         assert_invalid(cluster.remove_member(RemoveMemberRequest { member: member(), force: false }).await, "member");
     }
+    assert_invalid(cluster.leave(LeaveRequest { member: too_long.clone() }).await, "member");
     assert_invalid(cluster.transfer_leader(TransferLeaderRequest { member: too_long }).await, "member");
     let address = AddMemberRequest { rpc_addr: "http://node-1:8400".into(), learner: false };
     assert_invalid(cluster.add_member(address).await, "rpc_addr");
@@ -78,4 +80,11 @@ async fn changes_that_can_not_be_made_say_why() {
     assert_eq!((code, why.as_str()), (Code::FailedPrecondition, "REFUSED"));
     let (code, why, _) = reason(cluster.transfer_leader(TransferLeaderRequest { member: String::new() }).await);
     assert_eq!((code, why.as_str()), (Code::FailedPrecondition, "REFUSED"));
+}
+
+#[tokio::test]
+async fn the_last_member_may_leave() {
+    let server = Running::start(Setup::default()).await;
+    cluster(&server).await.leave(LeaveRequest::default()).await.expect("it leaves");
+    server.node.left().await;
 }
