@@ -274,6 +274,7 @@ impl Cluster {
     /// Starts a node on a host that has none.
     pub fn start(&self, host: usize) {
         let mut hosts = self.hosts();
+        let count = hosts.len();
         let slot = &mut hosts[host];
         if slot.is_gone || matches!(slot.state, State::On(_) | State::Starting(_)) {
             return;
@@ -288,7 +289,7 @@ impl Cluster {
         if options.mode == Mode::Alone && !slot.bootstrap {
             options.mode = Mode::Join;
         }
-        let gossip = self.inner.plan.gossip_options(host, slot.addr.clone());
+        let gossip = self.inner.plan.gossip_options(host, count, slot.addr.clone());
         let (feed, surroundings) = gossip::feed();
         let gossip = gossip.map(|options| (options, feed));
         let tasks_seed = seed::derived(self.inner.plan.seed, &format!("node {host} start {start}"));

@@ -242,9 +242,9 @@ impl Plan {
         }
     }
 
-    /// How the node on this host takes part in gossip, if it does.
-    pub fn gossip_options(&self, host: usize, rpc_addr: String) -> Option<GossipOptions> {
-        let all = 0..self.nodes;
+    /// How the node on this host, one of so many, takes part in gossip, if it does.
+    pub fn gossip_options(&self, host: usize, hosts: usize, rpc_addr: String) -> Option<GossipOptions> {
+        let all = 0..hosts;
         (self.discovery != Discovery::Operator).then(|| GossipOptions {
             name: format!("node-{host}"),
             advertise: gossip_addr(host),

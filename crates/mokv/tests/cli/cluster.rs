@@ -207,6 +207,15 @@ fn every_command_does_what_it_says() {
     let target = if dev.leader() == 1 { "node-2" } else { "node-1" };
     let transfer = ask(&["member", "transfer", target]);
     assert_eq!((transfer.code, transfer.out), (0, format!("{target} leads\n")), "{}", transfer.err);
+    let nodes: Value = serde_json::from_str(&ask(&["members", "-o", "json"]).out).expect("JSON");
+    let roles = nodes.as_array().expect("nodes").iter().map(|node| node["role"].as_str().expect("a role"));
+    let mut roles: Vec<&str> = roles.collect();
+    roles.sort_unstable();
+    assert_eq!(roles, ["leader", "voter", "voter"], "{nodes}");
+    assert!(nodes.as_array().expect("nodes").iter().all(|node| node["gossip"].is_string()), "{nodes}");
+    assert_eq!(ask(&["leave", "--node", "node-9", "--yes"]).code, 3);
+    let endpoints = dev.endpoints();
+    assert_eq!(dev.ask(&endpoints, &["leave", "--yes"]).code, 2, "which one is not said");
     assert_eq!(ask(&["member", "remove", "node-0", "--yes"]).code, 0);
     // The one that was removed may never hear of it.
     wait_until("a member knows that it is gone", || {
