@@ -34,6 +34,7 @@ mod strace;
 
 mod damage;
 mod directory;
+mod discovery;
 mod import;
 mod kill;
 mod pause;
