@@ -203,14 +203,14 @@ async fn first_failure(supervisors: &mut JoinSet<Result<(), Failure>>) -> Result
     }
 }
 
-/// Takes all nodes into one cluster and waits until each of them serves. Answers the members.
+/// Waits until all nodes have become one cluster and each of them serves. Answers the members.
 async fn form(plan: &[NodePlan]) -> Result<Vec<Member>, Failure> {
     let connect = |node: &NodePlan| Ok(Client::connect(&node.rpc_addr())?.with_timeout(CALL_TIMEOUT));
     let clients: Vec<Client> = plan.iter().map(connect).collect::<Result<_, Error>>()?;
     let mut last = None;
     let formed = timeout(FORM_TIMEOUT, async {
         loop {
-            match try_form(plan, &clients).await {
+            match look(plan, &clients).await {
                 Ok(members) => return members,
                 Err(error) => last = Some(error),
             }
@@ -224,13 +224,17 @@ async fn form(plan: &[NodePlan]) -> Result<Vec<Member>, Failure> {
     })
 }
 
-/// One step towards the cluster. Repeating it is harmless.
-async fn try_form(plan: &[NodePlan], clients: &[Client]) -> Result<Vec<Member>, Error> {
+/// Looks whether all is as it should be. Answers the members.
+async fn look(plan: &[NodePlan], clients: &[Client]) -> Result<Vec<Member>, Error> {
     let (client, members) = find_cluster(clients).await?;
-    let is_voter =
-        |node: &&NodePlan| members.iter().any(|member| member.name == node.name && member.role() == Role::Voter);
-    for node in plan.iter().filter(|node| !is_voter(node)) {
-        client.add_member(&node.rpc_addr(), false).await?;
+    let is_missing = |node: &&NodePlan| members.iter().all(|member| member.name != node.name);
+    if let Some(node) = plan.iter().find(is_missing) {
+        return Err(Error::Unavailable(format!("{} is no member yet", node.name)));
+    }
+    // An odd number of them votes.
+    let voters = members.iter().filter(|member| member.role() == Role::Voter).count();
+    if voters % 2 == 0 {
+        return Err(Error::Unavailable(format!("{voters} of {} members vote yet", members.len())));
     }
     for client in clients {
         // Any key: what counts is that a linearizable read is answered.

@@ -23,8 +23,10 @@ pub(super) struct NodePlan {
     pub(super) metrics_port: u16,
     pub(super) data_dir: PathBuf,
     pub(super) log_file: PathBuf,
-    /// Whether this node forms the cluster that the others are taken into.
-    pub(super) bootstrap: bool,
+    /// The nodes that form the cluster together.
+    pub(super) expect: u16,
+    /// The gossip addresses of all nodes.
+    pub(super) join_addrs: String,
 }
 
 impl NodePlan {
@@ -45,6 +47,9 @@ pub(super) fn plan(nodes: u16, rpc_port: u16, metrics_port: u16, dir: &Path) -> 
             Failure::usage(format!("{what} {base} leaves no room for {nodes} nodes: choose a lower one"))
         })
     };
+    let gossip_ports = (0..nodes).map(|index| port(rpc_port, index, "--rpc-port").map(|port| port + 1));
+    let gossip_ports: Vec<u16> = gossip_ports.collect::<Result<_, _>>()?;
+    let join_addrs: Vec<String> = gossip_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut plan = Vec::new();
     for index in 0..nodes {
         let name = format!("node-{index}");
@@ -55,7 +60,8 @@ pub(super) fn plan(nodes: u16, rpc_port: u16, metrics_port: u16, dir: &Path) -> 
             metrics_port: port(metrics_port, index, "--metrics-port")?,
             data_dir: dir.join(&name),
             log_file: dir.join(format!("{name}.log")),
-            bootstrap: index == 0,
+            expect: nodes,
+            join_addrs: join_addrs.join(","),
             name,
         });
     }
@@ -136,7 +142,7 @@ mod tests {
         let ports: Vec<_> = plan.iter().map(|node| (node.rpc_port, node.gossip_port, node.metrics_port)).collect();
         assert_eq!(ports, [(8400, 8401, 4000), (8410, 8411, 4010), (8420, 8421, 4020)]);
         assert_eq!(plan[2].data_dir, Path::new("/d/node-2"));
-        assert_eq!(plan.iter().filter(|node| node.bootstrap).count(), 1);
+        assert!(plan.iter().all(|node| node.expect == 3 && node.join_addrs.contains(&node.gossip_port.to_string())));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use super::plan::NodePlan;
 use crate::exit::Failure;
 use crate::output::note;
 
+/// In the data directory of a node that has left its cluster; see `docs/storage.md`.
+const LEFT_FILE: &str = "left";
+
 /// A node that died at once would do so again and again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// More than a node's own grace period (10 s by default).
@@ -64,6 +67,11 @@ impl Supervisor {
             if *self.phase.borrow() == Phase::Forming && status.code().is_some_and(|code| code != 0) {
                 return Err(Failure::error(format!("{} gave up: {}", self.node.name, last_words(&self.node))));
             }
+            if self.node.data_dir.join(LEFT_FILE).exists() {
+                note(format_args!("{} has left the cluster, and stays out", self.node.name));
+                stopping(&mut self.phase).await;
+                return Ok(());
+            }
             note(format_args!("{} {}; starting it again in a second", self.node.name, end_of(status)));
             tokio::select! {
                 biased;
@@ -93,10 +101,10 @@ fn command(node: &NodePlan, log: File) -> io::Result<Command> {
         .args(["--rpc-port", &node.rpc_port.to_string()])
         .args(["--metrics-port", &node.metrics_port.to_string()])
         .args(["--advertise-addr", &node.rpc_addr()])
-        .arg(format!("--bootstrap={}", node.bootstrap))
+        .args(["--bootstrap-expect", &node.expect.to_string(), "--start-join-addrs", &node.join_addrs])
         // Meant for a node of its own, not for these.
         .env_remove("MOKV_CONFIG_FILE")
-        .env_remove("MOKV_START_JOIN_ADDRS")
+        .env_remove("MOKV_BOOTSTRAP")
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
