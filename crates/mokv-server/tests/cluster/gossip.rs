@@ -13,6 +13,7 @@ use mokv_server::discovery::{Peer, PeerState, PeerTags, Peers};
 use mokv_server::disk::OsDisk;
 use mokv_server::formation::core::Mode;
 use mokv_server::node::{Node, NodeError, NodeOptions, Seams};
+use mokv_server::raft::MembersState;
 use mokv_server::raft::Role;
 use mokv_server::raft::types::NodeId;
 use mokv_server::reconcile::Policy;
@@ -22,6 +23,7 @@ use mokv_server::runtime::Tasks;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
@@ -39,6 +41,8 @@ struct Host {
     node: Node,
     addr: SocketAddr,
     stop: watch::Sender<bool>,
+    /// What answers its calls, until it is told to stop.
+    serving: JoinHandle<()>,
 }
 
 impl World {
@@ -98,8 +102,9 @@ impl World {
             .with(rpc::peer::join_service(node.clone()));
         let listener = TcpListener::bind(addr).await.expect("port");
         // Not one of the node's tasks: calls under way are answered after it has ended.
-        tokio::spawn(server.serve(listener, async move { drop(stopped.wait_for(|stop| *stop).await) }));
-        self.nodes.insert(host.into(), Host { node, addr, stop });
+        let serving = server.serve(listener, async move { drop(stopped.wait_for(|stop| *stop).await) });
+        let serving = tokio::spawn(async move { drop(serving.await) });
+        self.nodes.insert(host.into(), Host { node, addr, stop, serving });
         Ok(())
     }
 
@@ -152,10 +157,12 @@ impl World {
         Ok(members.map(|member| (member.name, (member.node_id, member.is_voter))).collect())
     }
 
+    /// Half-way through a change all vote that are in either set, and the loss of a few may be the loss of a quorum.
     async fn until_voters(&self, count: usize) -> BTreeMap<String, (NodeId, bool)> {
         eventually("so many vote", || async {
             let members = self.members()?;
-            let is_settled = self.nodes.values().all(|host| !host.node.raft().members().is_empty());
+            let is_settled =
+                self.nodes.values().all(|host| host.node.raft().membership().state == MembersState::Settled);
             let voters = members.values().filter(|(_, votes)| *votes).count();
             if voters == count && is_settled { Ok(members) } else { Err(Status::unavailable(format!("{members:?}"))) }
         })
@@ -313,8 +320,11 @@ async fn leaders_leave_under_writes_and_no_acknowledged_write_is_lost() {
         request.set_timeout(PATIENCE);
         cluster.leave(request).await.expect("it leaves");
         timeout(PATIENCE, world.nodes[&leaving].node.left()).await.expect("its process may end");
-        // As the server does then.
+        // As the server does then: what is under way is answered first.
         world.nodes[&leaving].node.hand_over(Duration::from_secs(3)).await;
+        let host = world.nodes.get_mut(&leaving).expect("running");
+        host.stop.send_replace(true);
+        drop(timeout(Duration::from_secs(3), &mut host.serving).await);
         world.kill(&leaving).await;
         world.say_of(&leaving, PeerState::Left);
         let members = world.until_voters(voters).await;
