@@ -23,7 +23,8 @@ use crate::disk::{self, Disk};
 use crate::identity::Identity;
 use crate::runtime::Tasks;
 
-const FILE: &str = "left";
+/// The name of the file.
+pub const FILE: &str = "left";
 const HEADER: &str = "# mökv: this node has left its cluster and does not start again. See docs/operations.md";
 
 /// Why no node starts on a data directory.

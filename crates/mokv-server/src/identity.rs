@@ -234,7 +234,7 @@ impl DataDir {
                 Ok(())
             }
         };
-        self.change(rule, |_| async { Ok(()) }.boxed()).await?
+        self.amend(rule).await?
     }
 
     /// Makes the directory that of a new node, durably and at once: one that is in no cluster, has the same name, and never
@@ -252,6 +252,15 @@ impl DataDir {
             let (name, generation) = (identity.name.clone(), identity.generation + 1);
             *identity = Identity { generation, ..Identity::new(node_id, name) };
         };
+        self.amend(rule).await
+    }
+
+    /// Changes the identity by a rule that sees it as it is, durably. What the rule returns is true when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`]: the change may be found after a restart, and has not happened before.
+    pub(crate) async fn amend<T>(&self, rule: impl FnOnce(&mut Identity) -> T) -> Result<T, IdentityError> {
         self.change(rule, |_| async { Ok(()) }.boxed()).await
     }
 
@@ -302,7 +311,7 @@ impl DataDir {
             identity.lineage = identity.lineage.next(number);
             identity.lineage.clone()
         };
-        self.change(rule, |_| async { Ok(()) }.boxed()).await
+        self.amend(rule).await
     }
 
     /// Notes, durably, that the directory must not be used any more. It says why at each start.
@@ -313,7 +322,7 @@ impl DataDir {
     pub async fn refuse(&self, reason: &str) -> Result<(), IdentityError> {
         // A line of the file.
         let rule = |identity: &mut Identity| identity.refused = Some(reason.replace('\n', " "));
-        self.change(rule, |_| async { Ok(()) }.boxed()).await
+        self.amend(rule).await
     }
 
     async fn write(&self, name: String, identity: &Identity) -> Result<(), IdentityError> {

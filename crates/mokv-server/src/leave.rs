@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::error::RequestError;
 use crate::forward;
 use crate::maintenance;
-use crate::members::{PROMOTE_LAG_MAX, find};
+use crate::members::find;
 use crate::node::{Node, leads};
 use crate::peer::Target;
 use crate::peer_service::admin_error;
@@ -135,12 +135,8 @@ impl Node {
         }
     }
 
-    fn is_reachable(&self, member: &Member) -> bool {
-        member.last_heard.is_some_and(|ago| ago < self.reachable_within())
-    }
-
     fn may_succeed(&self, member: &Member) -> bool {
-        self.is_reachable(member) && member.has_entries && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX)
+        self.is_reachable(member) && member.has_caught_up()
     }
 }
 

@@ -24,9 +24,6 @@ use crate::raft::{ChangeError, Member, Members, MembersChange, MembersState};
 /// How often a condition of the cluster is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A learner votes when it lacks at most this many entries; what is missing then arrives within a round or two.
-pub(crate) const PROMOTE_LAG_MAX: u64 = 64;
-
 /// A voter counts as reachable if the leader heard from it within this many election timeouts.
 const REACHABLE_TIMEOUTS: u32 = 2;
 
@@ -289,8 +286,7 @@ impl Node {
     pub(crate) async fn promote(&self, node_id: NodeId) -> Result<MemberView, RequestError> {
         let promote = |members: &Members| {
             let member = members.get(node_id).ok_or_else(|| no_member_any_more(node_id))?;
-            let has_caught_up = member.has_entries && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX);
-            Ok(match (member.is_voter, has_caught_up) {
+            Ok(match (member.is_voter, member.has_caught_up()) {
                 (true, _) => Step::Done,
                 (false, false) => Step::Wait,
                 (false, true) => Step::Change(MembersChange::Voters {
@@ -341,12 +337,15 @@ impl Node {
         REACHABLE_TIMEOUTS * self.options().raft.election_timeout_max
     }
 
+    /// Whether this node, which leads, heard of the member lately.
+    pub(crate) fn is_reachable(&self, member: &Member) -> bool {
+        member.was_heard_within(self.reachable_within())
+    }
+
     fn check_quorum_without(&self, leaving: &Member, members: &Members) -> Result<(), RequestError> {
-        let recently = self.reachable_within();
         let remaining = members.voters().filter(|member| member.node_id != leaving.node_id);
         let (voters, reachable) = remaining.fold((0, 0), |(voters, reachable), member| {
-            let heard = member.last_heard.is_some_and(|ago| ago < recently);
-            (voters + 1, reachable + usize::from(heard))
+            (voters + 1, reachable + usize::from(self.is_reachable(member)))
         });
         if reachable < voters / 2 + 1 {
             return Err(RequestError::Refused(format!(

@@ -697,10 +697,9 @@ impl Node {
     pub async fn dissolve(&self) -> Result<(), IdentityError> {
         self.inner.raft.shutdown().await;
         // What was acknowledged is applied, and nothing more will be.
-        let stats = self.inner.store.stats();
-        let renewed = match stats.revision == 0 && stats.sessions == 0 {
-            true => self.inner.data_dir.start_anew().await,
-            false => Ok(()),
+        let renewed = match self.inner.store.stats().is_taken() {
+            true => Ok(()),
+            false => self.inner.data_dir.start_anew().await,
         };
         self.shutdown().await;
         renewed

@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use mokv_serf::agent::{Transport, UdpTcp};
-use mokv_serf::wire::keyring::Keyring;
 
 use crate::config::{Config, EncryptKey, KeySource};
 use crate::disk::{self, OsDisk};
@@ -67,8 +66,6 @@ pub enum RunError {
 
 /// The open ports of a server. Tests bind port 0.
 pub struct Listeners {
-    /// Gossip, if the node takes part in it.
-    pub gossip: Option<UdpTcp>,
     /// gRPC, public and between nodes.
     pub rpc: TcpListener,
     /// Metrics and probes.
@@ -82,11 +79,7 @@ impl Listeners {
     ///
     /// [`RunError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
-        let address = config.gossip_listen_addr();
-        let failed = |source| RunError::Listen { what: "gossip", address: address.clone(), source };
-        let gossip = UdpTcp::bind(look_up(&address).await.map_err(failed)?).await.map_err(failed)?;
         Ok(Self {
-            gossip: Some(gossip),
             rpc: listen("gRPC", &config.rpc_listen_addr()).await?,
             metrics: listen("metrics", &config.metrics_listen_addr()).await?,
         })
@@ -95,6 +88,12 @@ impl Listeners {
 
 async fn listen(what: &'static str, address: &str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { what, address: address.to_owned(), source })
+}
+
+async fn listen_to_gossip(config: &Config) -> Result<UdpTcp, RunError> {
+    let address = config.gossip_listen_addr();
+    let failed = |source| RunError::Listen { what: "gossip", address: address.clone(), source };
+    UdpTcp::bind(look_up(&address).await.map_err(failed)?).await.map_err(failed)
 }
 
 /// The first address that a host and port stand for.
@@ -111,6 +110,7 @@ async fn look_up(address: &str) -> io::Result<SocketAddr> {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
+        let gossip_listener = listen_to_gossip(&config).await?;
         let listeners = Listeners::bind(&config).await?;
         let tasks = Tasks::from_os()?;
         let gossip = gossip_options(&config).await?;
@@ -123,7 +123,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         };
         let serving = Serving {
             options: node_options(&config),
-            gossip: Some(GossipSetup { options: gossip, feed, policy: policy(&config) }),
+            gossip: Some(GossipSetup { listener: gossip_listener, options: gossip, feed, policy: policy(&config) }),
             listeners,
             grace: config.shutdown_grace,
         };
@@ -180,13 +180,12 @@ async fn gossip_options(config: &Config) -> Result<GossipOptions, RunError> {
             Some(String::from_utf8_lossy(&text).parse().map_err(failed)?)
         }
     };
-    let keyring = key.map(|key: EncryptKey| Keyring::new([key.bytes()]));
     Ok(GossipOptions {
         name: config.node_name.clone(),
         advertise,
         rpc_addr: config.advertise_addr.clone(),
         join_addrs: config.start_join_addrs.clone(),
-        keyring: keyring.transpose().map_err(|error| unusable(error.to_string()))?,
+        keyring: key.map(EncryptKey::into_keyring),
     })
 }
 
@@ -203,6 +202,8 @@ pub enum Ended {
 
 /// How a server takes part in gossip.
 pub struct GossipSetup {
+    /// Its open port.
+    pub listener: UdpTcp,
     /// Who it is there, and whom it joins.
     pub options: GossipOptions,
     /// The other end of the seams' surroundings.
@@ -237,8 +238,8 @@ impl Serving {
             .with(rpc::peer::peer_service(node.clone()))
             .with(rpc::peer::join_service(node.clone()));
         let metrics = grpc.metrics();
-        announce(&node, &self.listeners);
-        let gossip = start_gossip(&tasks, &node, self.listeners.gossip, self.gossip)?;
+        announce(&node, &self.listeners, self.gossip.as_ref());
+        let gossip = self.gossip.map(|gossip| start_gossip(&tasks, &node, gossip)).transpose()?;
         let mut serving = tasks.spawn(grpc.serve(self.listeners.rpc, reached(stopping.clone(), Stop::Drain)));
         let page = rpc::http::serve(
             self.listeners.metrics,
@@ -297,22 +298,15 @@ async fn reached(mut stopping: watch::Receiver<Stop>, stage: Stop) {
 }
 
 /// Begins when this node answers: from then on others may call it.
-fn start_gossip(
-    tasks: &Tasks,
-    node: &Node,
-    listener: Option<UdpTcp>,
-    gossip: Option<GossipSetup>,
-) -> Result<Option<Gossip>, RunError> {
-    let (Some(listener), Some(GossipSetup { mut options, feed, policy })) = (listener, gossip) else {
-        return Ok(None);
-    };
+fn start_gossip(tasks: &Tasks, node: &Node, setup: GossipSetup) -> Result<Gossip, RunError> {
+    let GossipSetup { listener, mut options, feed, policy } = setup;
     if options.advertise.port() == 0 {
         options.advertise.set_port(listener.local_addr().port());
     }
     node.follow_peers(feed.peers(), policy);
     let lookup: Arc<Lookup> = Arc::new(join_addrs::system_lookup);
     let started = Gossip::start(tasks, node.data_dir(), Arc::new(listener), lookup, options, feed);
-    started.map(Some).map_err(|error| RunError::Gossip(error.to_string()))
+    started.map_err(|error| RunError::Gossip(error.to_string()))
 }
 
 async fn gossip_failed(gossip: Option<&Gossip>) -> String {
@@ -322,9 +316,9 @@ async fn gossip_failed(gossip: Option<&Gossip>) -> String {
     }
 }
 
-fn announce(node: &Node, listeners: &Listeners) {
+fn announce(node: &Node, listeners: &Listeners, gossip: Option<&GossipSetup>) {
     let address = |listener: &TcpListener| listener.local_addr().map(|at: SocketAddr| at.to_string());
-    let gossip = listeners.gossip.as_ref().map(|gossip| gossip.local_addr().to_string());
+    let gossip = gossip.map(|gossip| gossip.listener.local_addr().to_string());
     tracing::info!(
         name = node.options().name,
         node_id = node.node_id(),

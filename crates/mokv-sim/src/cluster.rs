@@ -18,7 +18,7 @@ use mokv_server::disk::sim::SimDisk;
 use mokv_server::formation::core::Mode;
 use mokv_server::gossip::{self, Feed, Gossip, GossipOptions};
 use mokv_server::join_addrs::Found;
-use mokv_server::node::{Node, Seams};
+use mokv_server::node::{Node, Readiness, Seams};
 use mokv_server::peer_service::PeerService;
 use mokv_server::raft::types::NodeId;
 use mokv_server::reconcile::Policy;
@@ -241,6 +241,11 @@ impl Cluster {
     /// The nodes that run.
     pub fn all_running(&self) -> Vec<(usize, Running)> {
         (0..self.len()).filter_map(|host| Some((host, self.running(host)?))).collect()
+    }
+
+    /// Whether the node on a host runs and is fit to serve.
+    pub fn is_ready(&self, host: usize) -> bool {
+        self.running(host).is_some_and(|running| *running.node.readiness().borrow() == Readiness::Ready)
     }
 
     /// Whether there is a process on a host, ready or not.

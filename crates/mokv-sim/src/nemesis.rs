@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use mokv_server::node::Readiness;
 use mokv_server::raft::types::NodeId;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -292,13 +291,13 @@ impl Nemesis {
             cluster.resume(host);
             cluster.start(host);
         }
-        let are_all_ready = || (0..cluster.len()).all(|host| is_ready(&cluster, host));
+        let are_all_ready = || (0..cluster.len()).all(|host| cluster.is_ready(host));
         cluster.wait(Instant::now() + LASTING_MAX, are_all_ready).await
     }
 
     /// Whether all other nodes are up, and a leader among them.
     fn are_others_well(&self, host: usize) -> bool {
-        (0..self.cluster.len()).filter(|other| *other != host).all(|other| is_ready(&self.cluster, other))
+        (0..self.cluster.len()).filter(|other| *other != host).all(|other| self.cluster.is_ready(other))
     }
 
     /// Removes the node that lost its data, and makes a new one on an empty disk a member.
@@ -323,8 +322,4 @@ impl Nemesis {
     fn damaged(&self) -> Option<usize> {
         self.damaged.map(|damaged| damaged.host)
     }
-}
-
-fn is_ready(cluster: &Cluster, host: usize) -> bool {
-    cluster.running(host).is_some_and(|running| *running.node.readiness().borrow() == Readiness::Ready)
 }

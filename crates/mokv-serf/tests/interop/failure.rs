@@ -11,17 +11,9 @@ use mokv_serf::agent::{BoxFuture, BoxStream, Transport, UdpTcp};
 use mokv_serf::serf::{Event, Status};
 use rustix::process::Signal;
 
-use crate::eventually;
 use crate::ours::{Ours, Recipe};
 use crate::theirs::{Theirs, here};
-
-fn pair() -> (Theirs, Ours) {
-    let theirs = Theirs::start("a", &[]);
-    let ours = Recipe::new().start("m");
-    ours.join(theirs.addr);
-    theirs.sees("m", "alive");
-    (theirs, ours)
-}
+use crate::{eventually, pair};
 
 #[test]
 fn we_fail_and_are_forced_out() {

@@ -3,6 +3,7 @@
 use mokv_serf::serf::{Event, Status};
 
 use crate::ours::Recipe;
+use crate::pair;
 use crate::theirs::{Theirs, here};
 
 #[test]
@@ -10,10 +11,7 @@ fn our_leave_is_seen_as_one_and_we_come_back() {
     if !here("our_leave_is_seen_as_one_and_we_come_back") {
         return;
     }
-    let theirs = Theirs::start("a", &[]);
-    let mut ours = Recipe::new().start("m");
-    ours.join(theirs.addr);
-    theirs.sees("m", "alive");
+    let (theirs, mut ours) = pair();
     ours.run(ours.agent.leave());
     ours.kill();
     theirs.sees("m", "left");
@@ -30,10 +28,7 @@ fn we_come_back_elsewhere() {
     if !here("we_come_back_elsewhere") {
         return;
     }
-    let theirs = Theirs::start("a", &[]);
-    let mut ours = Recipe::new().start("m");
-    ours.join(theirs.addr);
-    theirs.sees("m", "alive");
+    let (theirs, mut ours) = pair();
     ours.run(ours.agent.leave());
     ours.kill();
     theirs.sees("m", "left");

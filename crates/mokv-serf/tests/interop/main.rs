@@ -23,10 +23,22 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ours::{Ours, Recipe};
+use theirs::Theirs;
+
 /// More than anything takes here that is worth waiting for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Theirs, called "a", and ours, called "m", which has joined.
+pub(crate) fn pair() -> (Theirs, Ours) {
+    let theirs = Theirs::start("a", &[]);
+    let ours = Recipe::new().start("m");
+    ours.join(theirs.addr);
+    theirs.sees("m", "alive");
+    (theirs, ours)
+}
 
 /// Repeats until it succeeds.
 #[track_caller]

@@ -6,17 +6,8 @@ use bytes::Bytes;
 use mokv_serf::serf::{Event, QueryAnswer, QueryOptions, Status};
 use mokv_serf::wire::Text;
 
-use crate::eventually;
-use crate::ours::{Ours, Recipe};
 use crate::theirs::{Theirs, here};
-
-fn pair() -> (Theirs, Ours) {
-    let theirs = Theirs::start("a", &[]);
-    let ours = Recipe::new().start("m");
-    ours.join(theirs.addr);
-    theirs.sees("m", "alive");
-    (theirs, ours)
-}
+use crate::{eventually, pair};
 
 #[test]
 fn tags_change_on_either_side() {

@@ -4,8 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD as BASE64;
+use mokv_serf::wire::keyring::{Keyring, key_from_text};
 
 /// Reads a duration: a whole number and one of `ms`, `s`, `m`, `h`.
 ///
@@ -103,12 +102,12 @@ pub(super) fn parse_host(text: &str) -> Option<&str> {
 
 /// A key of gossip's encryption. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EncryptKey(Vec<u8>);
+pub struct EncryptKey(Keyring);
 
 impl EncryptKey {
-    /// The bytes: 16, 24 or 32.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
+    /// A keyring of this key alone.
+    pub fn into_keyring(self) -> Keyring {
+        self.0
     }
 }
 
@@ -123,8 +122,8 @@ impl FromStr for EncryptKey {
 
     /// Reads base64. What is wrong is not shown either: it may be almost a key.
     fn from_str(text: &str) -> Result<Self, String> {
-        let key = BASE64.decode(text.trim()).ok().filter(|key| matches!(key.len(), 16 | 24 | 32));
-        key.map(Self).ok_or_else(|| "this is no key: write 16, 24 or 32 bytes in base64".to_owned())
+        let keyring = key_from_text(text.trim()).and_then(|key| Keyring::new([key]));
+        keyring.map(Self).map_err(|_| "this is no key: write 16, 24 or 32 bytes in base64".to_owned())
     }
 }
 
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn keys_are_base64_of_three_lengths() {
-        let key = |text: &str| text.parse::<EncryptKey>().map(|key| key.bytes().to_vec());
+        let key = |text: &str| text.parse::<EncryptKey>().map(|key| key.into_keyring().primary().to_vec());
         assert_eq!(key("AAECAwQFBgcICQoLDA0ODw=="), Ok((0..16).collect()));
         assert_eq!(key("AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\n"), Ok((0..24).collect()));
         assert_eq!(key("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), Ok((0..32).collect()));

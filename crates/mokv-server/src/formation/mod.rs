@@ -141,10 +141,9 @@ impl Formation {
         let who = me.clone();
         let changed = self.change(move |identity| take(&who, identity, question, sees_cluster)).await;
         changed.map_err(Status::unavailable)?;
-        let stats = parts.store.stats();
         let standing = Standing {
             members: parts.raft.members().len(),
-            is_taken: stats.revision > 0 || stats.sessions > 0,
+            is_taken: parts.store.stats().is_taken(),
             ..me.standing(&parts.data_dir.identity())
         };
         Ok(standing_to_proto(standing))
@@ -184,7 +183,7 @@ impl Formation {
                 identity.pledge.promise = None;
             }
         };
-        data_dir.change(forget, |_| async { Ok(()) }.boxed()).await.map_err(|error| error.to_string())
+        data_dir.amend(forget).await.map_err(|error| error.to_string())
     }
 
     async fn form_alone(&self) -> Result<(), String> {
@@ -333,18 +332,13 @@ impl Formation {
         let here = Standing {
             cluster_id: Some(ours),
             members: parts.raft.members().len(),
-            is_taken: self.is_taken(),
+            is_taken: parts.store.stats().is_taken(),
             ..Standing::default()
         };
         if Fate::of(&here, &there) == Fate::Dissolves && !self.inner.outlook.borrow().must_dissolve {
             tracing::warn!(theirs, "this cluster of one has never been written to: it gives way to the other one");
             self.inner.outlook.send_modify(|outlook| outlook.must_dissolve = true);
         }
-    }
-
-    fn is_taken(&self) -> bool {
-        let stats = self.inner.parts.store.stats();
-        stats.revision > 0 || stats.sessions > 0
     }
 
     /// Changes the outlook, and says whether that is news.

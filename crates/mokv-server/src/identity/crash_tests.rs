@@ -24,11 +24,6 @@ struct Promise {
     identity: Identity,
 }
 
-/// Changes the identity by a rule.
-async fn change(dir: &DataDir, rule: impl FnOnce(&mut Identity)) -> Result<(), IdentityError> {
-    dir.change(rule, |_| async { Ok(()) }.boxed()).await
-}
-
 /// Asks the node for a promise, as another one would.
 async fn ask_for_promise(dir: &DataDir, cluster_id: &str) -> Result<(), IdentityError> {
     let me = Me { name: "first".into(), rpc_addr: "first:1".into(), mode: Mode::Expect(2) };
@@ -36,7 +31,7 @@ async fn ask_for_promise(dir: &DataDir, cluster_id: &str) -> Result<(), Identity
     let ours = Founder { node_id, turn: pledge.turn, name: me.name.clone(), rpc_addr: me.rpc_addr.clone() };
     let other = Founder { node_id: 7, turn: 3, name: "other".into(), rpc_addr: "other:1".into() };
     let proposal = Proposal { cluster_id: cluster_id.into(), founders: vec![ours, other] };
-    change(dir, |identity| take(&me, identity, Question::Promise(proposal), false)).await
+    dir.amend(|identity| take(&me, identity, Question::Promise(proposal), false)).await
 }
 
 /// What a node does with its identity in its first lives: it is created, started, gets a log, promises itself to a cluster
@@ -58,7 +53,7 @@ async fn live(disk: &SimDisk, promises: &mut Vec<Promise>) -> Result<(), Identit
             promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
             let before = dir.identity();
             let step = if process == 1 { Step::Release } else { Step::Form };
-            change(&dir, |identity| step.carry_out(&before, identity)).await?;
+            dir.amend(|identity| step.carry_out(&before, identity)).await?;
             promises.push(Promise { calls: disk.calls(), identity: dir.identity() });
         }
         dir.close();

@@ -143,6 +143,21 @@ pub struct Member {
     pub has_entries: bool,
 }
 
+/// A learner votes when it lacks at most this many entries; what is missing then arrives within a round or two.
+pub(crate) const PROMOTE_LAG_MAX: u64 = 64;
+
+impl Member {
+    /// Whether it has so much of the log that it may vote. Only the leader knows.
+    pub fn has_caught_up(&self) -> bool {
+        self.has_entries && self.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX)
+    }
+
+    /// Whether the leader heard from it within this time. Only the leader knows.
+    pub fn was_heard_within(&self, limit: Duration) -> bool {
+        self.last_heard.is_some_and(|ago| ago < limit)
+    }
+}
+
 /// The latest membership in a node's log, and which one it is: what [`Raft::change_members`] is decided on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {

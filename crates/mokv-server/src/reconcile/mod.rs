@@ -210,8 +210,7 @@ impl Reconciler {
                 MembersChange::AddLearner(node_id, info)
             }
             Change::HandOver => {
-                let heard_within = self.node.reachable_within();
-                let may_lead = |to: &Member| to.last_heard.is_some_and(|ago| ago < heard_within);
+                let may_lead = |to: &Member| self.node.is_reachable(to);
                 maintenance::hand_over(self.node.node_id(), raft, may_lead, CHANGE_TIMEOUT).await;
                 return Err(Failure::Overtaken("leadership was to be handed over".into()));
             }

@@ -23,7 +23,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::discovery::{Peer, PeerState, PeerTags, Peers};
-use crate::members::PROMOTE_LAG_MAX;
 use crate::raft::types::{MemberInfo, NodeId};
 use crate::raft::{Member, Members, MembersState};
 
@@ -291,14 +290,13 @@ impl<'a> Cluster<'a> {
             let is_leader = member.node_id == view.node_id;
             let is_reachable = is_leader || is_heard(member, presence, view.heard_within, now);
             let is_alive = matches!(presence, Presence::Alive { .. });
-            let has_caught_up = member.has_entries && member.lag.is_some_and(|lag| lag <= PROMOTE_LAG_MAX);
             let is_stable = matches!(presence, Presence::Alive { since } if since + policy.stable_for <= now);
             let standing = Standing {
                 member,
                 presence,
                 is_reachable,
                 is_healthy: is_leader || is_reachable && (is_alive || presence == Presence::Unknown),
-                is_ready: !member.is_voter && is_reachable && is_stable && has_caught_up,
+                is_ready: !member.is_voter && is_reachable && is_stable && member.has_caught_up(),
                 going: None,
             };
             (member.node_id, standing)
@@ -320,12 +318,11 @@ impl<'a> Cluster<'a> {
             return Some(Reason::Left);
         }
         // While the leader hears of a member it is not gone, whatever gossip says.
-        let heard_within = |limit: Duration| of.member.last_heard.is_some_and(|ago| ago < limit);
         if let Some(successor) = self.successor(of) {
             return Some(Reason::Replaced(successor));
         }
         match (of.presence, self.policy.failed_grace) {
-            (Presence::Gone { since }, Some(grace)) if since + grace <= now && !heard_within(grace) => {
+            (Presence::Gone { since }, Some(grace)) if since + grace <= now && !of.member.was_heard_within(grace) => {
                 Some(Reason::Failed)
             }
             _ => None,
@@ -334,7 +331,7 @@ impl<'a> Cluster<'a> {
 
     /// The node that is alive under the name of a member which is not.
     fn successor(&self, of: &Standing<'_>) -> Option<NodeId> {
-        let is_heard = of.member.last_heard.is_some_and(|ago| ago < self.view.heard_within);
+        let is_heard = of.member.was_heard_within(self.view.heard_within);
         if is_heard || matches!(of.presence, Presence::Alive { .. }) {
             return None;
         }

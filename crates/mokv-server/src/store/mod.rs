@@ -108,6 +108,13 @@ pub struct Stats {
     pub pins: u64,
 }
 
+impl Stats {
+    /// Whether any user has ever written.
+    pub fn is_taken(&self) -> bool {
+        self.revision > 0 || self.sessions > 0
+    }
+}
+
 /// Why an entry was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {

@@ -100,7 +100,6 @@ impl Cluster {
             surroundings: None,
         };
         let listeners = Listeners {
-            gossip: None,
             rpc: TcpListener::bind(node.addr).await.expect("rpc port"),
             metrics: TcpListener::bind(node.metrics).await.expect("metrics port"),
         };

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use mokv_check::{Answer, Op, Outcome, Pair, Read};
 use mokv_server::disk::sim::SimDisk;
-use mokv_server::node::Readiness;
 use mokv_server::raft::types::NodeId;
 use mokv_sim::client::Client;
 use mokv_sim::cluster::{self, Excuse};
@@ -97,7 +96,7 @@ pub(crate) async fn progress(world: &World, writes: u64) -> Expected {
 
 /// Whether the node on a host runs and is fit to serve.
 pub(crate) fn is_ready(world: &World, host: usize) -> bool {
-    world.cluster.running(host).is_some_and(|running| *running.node.readiness().borrow() == Readiness::Ready)
+    world.cluster.is_ready(host)
 }
 
 /// Starts what is down and waits until all nodes are fit to serve.

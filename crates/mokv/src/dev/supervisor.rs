@@ -9,6 +9,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use mokv_server::departure;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -16,9 +17,6 @@ use tokio::time::{sleep, timeout};
 use super::plan::NodePlan;
 use crate::exit::Failure;
 use crate::output::note;
-
-/// In the data directory of a node that has left its cluster; see `docs/storage.md`.
-const LEFT_FILE: &str = "left";
 
 /// A node that died at once would do so again and again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -67,7 +65,7 @@ impl Supervisor {
             if *self.phase.borrow() == Phase::Forming && status.code().is_some_and(|code| code != 0) {
                 return Err(Failure::error(format!("{} gave up: {}", self.node.name, last_words(&self.node))));
             }
-            if self.node.data_dir.join(LEFT_FILE).exists() {
+            if self.node.data_dir.join(departure::FILE).exists() {
                 note(format_args!("{} has left the cluster, and stays out", self.node.name));
                 stopping(&mut self.phase).await;
                 return Ok(());
