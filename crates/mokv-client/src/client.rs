@@ -88,7 +88,7 @@ impl Client {
     /// See [`Error`]; [`Error::Unavailable`] if no node reached `min_revision` in time.
     pub async fn get_local(&self, key: &str, min_revision: u64) -> Result<Option<GetResponse>, Error> {
         let consistency = Consistency::Local.into();
-        self.read(GetRequest { key: key.to_owned(), consistency, min_revision }).await
+        self.read(GetRequest { key: key.to_owned(), consistency, min_revision, ..GetRequest::default() }).await
     }
 
     async fn read(&self, message: GetRequest) -> Result<Option<GetResponse>, Error> {
@@ -109,7 +109,7 @@ impl Client {
     ///
     /// See [`Error`]; after [`Error::OutcomeUnknown`] the write may have taken effect. A [`Session`] retries by itself.
     pub async fn set(&self, key: &str, value: impl Into<Bytes>) -> Result<SetResponse, Error> {
-        let message = SetRequest { key: key.to_owned(), value: value.into(), request_id: None };
+        let message = SetRequest { key: key.to_owned(), value: value.into(), ..SetRequest::default() };
         self.send_set(message, Retry::OnceEach, self.limit(), || None).await
     }
 
@@ -119,7 +119,7 @@ impl Client {
     ///
     /// As [`Client::set`].
     pub async fn delete(&self, key: &str) -> Result<DeleteResponse, Error> {
-        let message = DeleteRequest { key: key.to_owned(), request_id: None };
+        let message = DeleteRequest { key: key.to_owned(), ..DeleteRequest::default() };
         self.send_delete(message, Retry::OnceEach, self.limit(), || None).await
     }
 

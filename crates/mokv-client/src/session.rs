@@ -35,7 +35,7 @@ impl Session {
     ///
     /// See [`Error`].
     pub async fn set(&self, key: &str, value: impl Into<Bytes>) -> Result<SetResponse, Error> {
-        let message = SetRequest { key: key.to_owned(), value: value.into(), request_id: None };
+        let message = SetRequest { key: key.to_owned(), value: value.into(), ..SetRequest::default() };
         let limit = self.client.limit();
         let ticket = self.ticket(limit).await?;
         self.client.send_set(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await
@@ -47,7 +47,7 @@ impl Session {
     ///
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<DeleteResponse, Error> {
-        let message = DeleteRequest { key: key.to_owned(), request_id: None };
+        let message = DeleteRequest { key: key.to_owned(), ..DeleteRequest::default() };
         let limit = self.client.limit();
         let ticket = self.ticket(limit).await?;
         self.client.send_delete(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await

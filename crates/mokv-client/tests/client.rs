@@ -8,7 +8,7 @@ use mokv_client::messages::{ListRequest, Server};
 use mokv_client::{Client, Error};
 use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, OpenSessionRequest,
+    self, DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, OpenSessionRequest,
     OpenSessionResponse, RequestId, SetRequest, SetResponse,
 };
 use tokio::net::TcpListener;
@@ -88,7 +88,7 @@ impl Kv for Fake {
 
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
         let grpc_timeout = grpc_timeout(&request);
-        let SetRequest { key, value, request_id: id } = request.into_inner();
+        let SetRequest { key, value, request_id: id, .. } = request.into_inner();
         self.writes.lock().unwrap().push(Write { id, grpc_timeout });
         self.meet(|| {
             self.pairs.lock().unwrap().insert(key, value);
@@ -99,11 +99,11 @@ impl Kv for Fake {
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let grpc_timeout = grpc_timeout(&request);
-        let DeleteRequest { key, request_id: id } = request.into_inner();
+        let DeleteRequest { key, request_id: id, .. } = request.into_inner();
         self.writes.lock().unwrap().push(Write { id, grpc_timeout });
         self.meet(|| {
             let existed = self.pairs.lock().unwrap().remove(&key).is_some();
-            DeleteResponse { ok: true, existed, revision: 0 }
+            DeleteResponse { ok: true, existed, revision: 0, ..Default::default() }
         })
         .await
     }
@@ -132,6 +132,74 @@ impl Kv for Fake {
         let mut sessions = self.sessions.lock().unwrap();
         *sessions += 1;
         Ok(Response::new(OpenSessionResponse { client_id: *sessions }))
+    }
+
+    type WatchStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<api::WatchResponse, Status>> + Send>>;
+    type PipelineStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<api::PipelineResponse, Status>> + Send>>;
+    type KeepLeaseAliveStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<api::KeepLeaseAliveResponse, Status>> + Send>>;
+
+    async fn delete_range(
+        &self,
+        _: Request<api::DeleteRangeRequest>,
+    ) -> Result<Response<api::DeleteRangeResponse>, Status> {
+        Err(Status::unimplemented("delete_range"))
+    }
+
+    async fn increment(&self, _: Request<api::IncrementRequest>) -> Result<Response<api::IncrementResponse>, Status> {
+        Err(Status::unimplemented("increment"))
+    }
+
+    async fn txn(&self, _: Request<api::TxnRequest>) -> Result<Response<api::TxnResponse>, Status> {
+        Err(Status::unimplemented("txn"))
+    }
+
+    async fn count(&self, _: Request<api::CountRequest>) -> Result<Response<api::CountResponse>, Status> {
+        Err(Status::unimplemented("count"))
+    }
+
+    async fn grant_lease(
+        &self,
+        _: Request<api::GrantLeaseRequest>,
+    ) -> Result<Response<api::GrantLeaseResponse>, Status> {
+        Err(Status::unimplemented("grant_lease"))
+    }
+
+    async fn revoke_lease(
+        &self,
+        _: Request<api::RevokeLeaseRequest>,
+    ) -> Result<Response<api::RevokeLeaseResponse>, Status> {
+        Err(Status::unimplemented("revoke_lease"))
+    }
+
+    async fn get_lease(&self, _: Request<api::GetLeaseRequest>) -> Result<Response<api::GetLeaseResponse>, Status> {
+        Err(Status::unimplemented("get_lease"))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<api::ListLeasesRequest>,
+    ) -> Result<Response<api::ListLeasesResponse>, Status> {
+        Err(Status::unimplemented("list_leases"))
+    }
+
+    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+
+    async fn pipeline(
+        &self,
+        _: Request<tonic::Streaming<api::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        Err(Status::unimplemented("pipeline"))
+    }
+
+    async fn keep_lease_alive(
+        &self,
+        _: Request<tonic::Streaming<api::KeepLeaseAliveRequest>>,
+    ) -> Result<Response<Self::KeepLeaseAliveStream>, Status> {
+        Err(Status::unimplemented("keep_lease_alive"))
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Batch {
 impl Batch {
     /// Encodes commands, to be applied in this order.
     pub fn new(commands: Vec<Command>) -> Self {
-        Self { encoded: internal::Batch { commands }.encode_to_vec().into() }
+        Self { encoded: internal::Batch { commands, log_time_ms: 0 }.encode_to_vec().into() }
     }
 
     /// A batch that was encoded before. It is not looked at until [`Batch::commands`].
@@ -71,12 +71,15 @@ impl fmt::Display for Outcomes {
 
 /// A write of `value` under `key`.
 pub fn set(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
-    Command { id: None, op: Some(Op::Set(internal::Set { key: key.into(), value: value.into() })) }
+    Command {
+        id: None,
+        op: Some(Op::Set(internal::Set { key: key.into(), value: value.into(), ..Default::default() })),
+    }
 }
 
 /// A deletion of `key`.
 pub fn delete(key: impl Into<Bytes>) -> Command {
-    Command { id: None, op: Some(Op::Delete(internal::Delete { key: key.into() })) }
+    Command { id: None, op: Some(Op::Delete(internal::Delete { key: key.into(), ..Default::default() })) }
 }
 
 /// The opening of a session.

@@ -90,7 +90,7 @@ impl Forwarder {
     ///
     /// See [`ForwardFailure`].
     pub async fn read_index(&self, leader: &(NodeId, MemberInfo), deadline: Instant) -> Result<LogId, ForwardFailure> {
-        match self.call(leader, Call::ReadIndex(ReadIndex {}), deadline).await? {
+        match self.call(leader, Call::ReadIndex(ReadIndex { lease: false }), deadline).await? {
             Answer::ReadIndex(log_id) => Ok(log_id),
             _ => Err(ForwardFailure::NotLeader),
         }
@@ -233,7 +233,7 @@ where
                     Some(answer) => answer.await.unwrap_or_else(|failure| Answer::Error(error(failure))),
                     None => Answer::Error(error(ForwardFailure::Unknown("not understood".into()))),
                 };
-                ForwardResult { number: item.number, result: Some(result) }
+                ForwardResult { number: item.number, result: Some(result), by_lease: false }
             }
         })
         .buffer_unordered(QUEUE_MAX)
@@ -290,8 +290,8 @@ mod tests {
             (Job { call, deadline: Instant::now(), reply }, answer)
         };
         let (write, write_answer) = job(Call::Command(crate::command::set("k", "v")));
-        let (read, read_answer) = job(Call::ReadIndex(ReadIndex {}));
-        let (gone, _) = job(Call::ReadIndex(ReadIndex {}));
+        let (read, read_answer) = job(Call::ReadIndex(ReadIndex { lease: false }));
+        let (gone, _) = job(Call::ReadIndex(ReadIndex { lease: false }));
         assert_eq!(pending.number(vec![write, read, gone]).items.len(), 2);
         pending.fail("cut");
         assert_eq!(write_answer.await.expect("answer"), Err(ForwardFailure::Unknown("cut".into())));

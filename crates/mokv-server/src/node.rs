@@ -633,6 +633,7 @@ impl Node {
                 Ok(Ok(log_id)) => Ok(Answer::ReadIndex(log_id)),
                 Ok(Err(_)) | Err(_) => Err(ForwardFailure::NotLeader),
             },
+            Call::KeepAlive(_) | Call::LeaseTime(_) => Err(ForwardFailure::NotLeader),
         }
     }
 

@@ -242,14 +242,15 @@ impl Client {
     async fn attempt(&mut self, op: &Op, id: Option<RequestId>, deadline: Instant) -> Result<Answer, Failure> {
         match op {
             Op::Set { key, value } => {
-                let message = SetRequest { key: key.clone(), value: value.clone().into(), request_id: id };
+                let message =
+                    SetRequest { key: key.clone(), value: value.clone().into(), request_id: id, ..Default::default() };
                 let call = |running: Running, request| async move { running.kv().set(request).await };
                 let done = self.call("Set", message, deadline, call).await?;
                 let api::SetResponse { revision, create_revision, version, .. } = done;
                 Ok(Answer::Set { revision, create_revision, version })
             }
             Op::Delete { key } => {
-                let message = DeleteRequest { key: key.clone(), request_id: id };
+                let message = DeleteRequest { key: key.clone(), request_id: id, ..Default::default() };
                 let call = |running: Running, request| async move { running.kv().delete(request).await };
                 let done = self.call("Delete", message, deadline, call).await?;
                 Ok(Answer::Delete { existed: done.existed, revision: done.revision })
@@ -262,8 +263,12 @@ impl Client {
     pub async fn get(&mut self, key: &str, read: Read) -> Outcome {
         let op = Op::Get { key: key.to_owned(), read };
         let call = self.recorder.call(self.number, op.clone());
-        let message =
-            GetRequest { key: key.to_owned(), consistency: consistency(read).into(), min_revision: read.min_revision };
+        let message = GetRequest {
+            key: key.to_owned(),
+            consistency: consistency(read).into(),
+            min_revision: read.min_revision,
+            ..Default::default()
+        };
         let deadline = Instant::now() + self.load.timeout;
         let get = |running: Running, request| async move {
             match running.kv().get(request).await {

@@ -18,7 +18,7 @@ use futures_util::Stream;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, ListRequest, OpenSessionRequest,
+    self, DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, ListRequest, OpenSessionRequest,
     OpenSessionResponse, SetRequest, SetResponse,
 };
 use tonic::transport::{Channel, Endpoint, Server};
@@ -130,7 +130,8 @@ async fn measure(address: &str, operation: Operation, in_flight: usize, length: 
                     let key = format!("key-{:012}", (number >> 33) % KEYS);
                     match operation {
                         Operation::Set => {
-                            let request = SetRequest { key, value: value.clone(), request_id: None };
+                            let request =
+                                SetRequest { key, value: value.clone(), request_id: None, ..Default::default() };
                             kv.set(request).await.expect("set");
                         }
                         Operation::Get => match kv.get(GetRequest { key, ..GetRequest::default() }).await {
@@ -190,7 +191,7 @@ impl Kv for Echo {
     }
 
     async fn set(&self, _: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
-        Ok(Response::new(SetResponse { ok: true, revision: 1, create_revision: 1, version: 1 }))
+        Ok(Response::new(SetResponse { ok: true, revision: 1, create_revision: 1, version: 1, ..Default::default() }))
     }
 
     async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
@@ -207,5 +208,71 @@ impl Kv for Echo {
 
     async fn open_session(&self, _: Request<OpenSessionRequest>) -> Result<Response<OpenSessionResponse>, Status> {
         Ok(Response::new(OpenSessionResponse::default()))
+    }
+
+    type WatchStream = futures_util::stream::BoxStream<'static, Result<api::WatchResponse, Status>>;
+    type PipelineStream = futures_util::stream::BoxStream<'static, Result<api::PipelineResponse, Status>>;
+    type KeepLeaseAliveStream = futures_util::stream::BoxStream<'static, Result<api::KeepLeaseAliveResponse, Status>>;
+
+    async fn delete_range(
+        &self,
+        _: Request<api::DeleteRangeRequest>,
+    ) -> Result<Response<api::DeleteRangeResponse>, Status> {
+        Err(Status::unimplemented("delete_range"))
+    }
+
+    async fn increment(&self, _: Request<api::IncrementRequest>) -> Result<Response<api::IncrementResponse>, Status> {
+        Err(Status::unimplemented("increment"))
+    }
+
+    async fn txn(&self, _: Request<api::TxnRequest>) -> Result<Response<api::TxnResponse>, Status> {
+        Err(Status::unimplemented("txn"))
+    }
+
+    async fn count(&self, _: Request<api::CountRequest>) -> Result<Response<api::CountResponse>, Status> {
+        Err(Status::unimplemented("count"))
+    }
+
+    async fn grant_lease(
+        &self,
+        _: Request<api::GrantLeaseRequest>,
+    ) -> Result<Response<api::GrantLeaseResponse>, Status> {
+        Err(Status::unimplemented("grant_lease"))
+    }
+
+    async fn revoke_lease(
+        &self,
+        _: Request<api::RevokeLeaseRequest>,
+    ) -> Result<Response<api::RevokeLeaseResponse>, Status> {
+        Err(Status::unimplemented("revoke_lease"))
+    }
+
+    async fn get_lease(&self, _: Request<api::GetLeaseRequest>) -> Result<Response<api::GetLeaseResponse>, Status> {
+        Err(Status::unimplemented("get_lease"))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<api::ListLeasesRequest>,
+    ) -> Result<Response<api::ListLeasesResponse>, Status> {
+        Err(Status::unimplemented("list_leases"))
+    }
+
+    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+
+    async fn pipeline(
+        &self,
+        _: Request<tonic::Streaming<api::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        Err(Status::unimplemented("pipeline"))
+    }
+
+    async fn keep_lease_alive(
+        &self,
+        _: Request<tonic::Streaming<api::KeepLeaseAliveRequest>>,
+    ) -> Result<Response<Self::KeepLeaseAliveStream>, Status> {
+        Err(Status::unimplemented("keep_lease_alive"))
     }
 }

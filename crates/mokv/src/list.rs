@@ -66,6 +66,7 @@ impl ListArgs {
             keys_only: self.keys_only,
             consistency: consistency.into(),
             min_revision: 0,
+            ..Default::default()
         };
         let list = self.cluster.client()?.list(request).await?;
         match self.format {

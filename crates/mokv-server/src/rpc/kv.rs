@@ -44,7 +44,7 @@ impl KvService {
 
     async fn read_barrier(&self, consistency: i32, min_revision: u64, deadline: Instant) -> Result<(), Status> {
         let consistency = match api::Consistency::try_from(consistency) {
-            Ok(api::Consistency::Linearizable) => Consistency::Linearizable,
+            Ok(api::Consistency::Linearizable | api::Consistency::Lease) => Consistency::Linearizable,
             Ok(api::Consistency::Local) => Consistency::Local,
             Err(_) => {
                 return Err(status::invalid("consistency", format!("{consistency} is none that this node knows")));
@@ -68,7 +68,7 @@ impl Kv for KvService {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let deadline = self.deadline(request.metadata());
-        let GetRequest { key, consistency, min_revision } = request.into_inner();
+        let GetRequest { key, consistency, min_revision, .. } = request.into_inner();
         self.check_key(&key)?;
         self.read_barrier(consistency, min_revision, deadline).await?;
         let found = self.node.store().get(key.as_bytes());
@@ -80,18 +80,19 @@ impl Kv for KvService {
             create_revision: record.create_revision,
             mod_revision: record.mod_revision,
             version: record.version,
+            ..GetResponse::default()
         }))
     }
 
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
         let deadline = self.deadline(request.metadata());
-        let SetRequest { key, value, request_id } = request.into_inner();
+        let SetRequest { key, value, request_id, .. } = request.into_inner();
         self.check_key(&key)?;
         check_size("value", value.len(), self.node.limits().value_bytes_max)?;
         let command = Command { id: request_id.map(checked_id).transpose()?, ..command::set(key, value) };
         match self.write(command, deadline).await? {
-            OutcomeResult::Set(internal::SetOutcome { revision, create_revision, version }) => {
-                Ok(Response::new(SetResponse { ok: true, revision, create_revision, version }))
+            OutcomeResult::Set(internal::SetOutcome { revision, create_revision, version, .. }) => {
+                Ok(Response::new(SetResponse { ok: true, revision, create_revision, version, ..Default::default() }))
             }
             _ => Err(sequence_reused()),
         }
@@ -99,12 +100,12 @@ impl Kv for KvService {
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let deadline = self.deadline(request.metadata());
-        let DeleteRequest { key, request_id } = request.into_inner();
+        let DeleteRequest { key, request_id, .. } = request.into_inner();
         self.check_key(&key)?;
         let command = Command { id: request_id.map(checked_id).transpose()?, ..command::delete(key) };
         match self.write(command, deadline).await? {
-            OutcomeResult::Delete(internal::DeleteOutcome { existed, revision }) => {
-                Ok(Response::new(DeleteResponse { ok: true, existed, revision }))
+            OutcomeResult::Delete(internal::DeleteOutcome { existed, revision, .. }) => {
+                Ok(Response::new(DeleteResponse { ok: true, existed, revision, ..Default::default() }))
             }
             _ => Err(sequence_reused()),
         }
@@ -152,6 +153,72 @@ impl Kv for KvService {
             }
             _ => Err(status::internal("the opening of a session had the outcome of another command")),
         }
+    }
+
+    type WatchStream = futures_util::stream::BoxStream<'static, Result<api::WatchResponse, Status>>;
+    type PipelineStream = futures_util::stream::BoxStream<'static, Result<api::PipelineResponse, Status>>;
+    type KeepLeaseAliveStream = futures_util::stream::BoxStream<'static, Result<api::KeepLeaseAliveResponse, Status>>;
+
+    async fn delete_range(
+        &self,
+        _: Request<api::DeleteRangeRequest>,
+    ) -> Result<Response<api::DeleteRangeResponse>, Status> {
+        Err(Status::unimplemented("delete_range"))
+    }
+
+    async fn increment(&self, _: Request<api::IncrementRequest>) -> Result<Response<api::IncrementResponse>, Status> {
+        Err(Status::unimplemented("increment"))
+    }
+
+    async fn txn(&self, _: Request<api::TxnRequest>) -> Result<Response<api::TxnResponse>, Status> {
+        Err(Status::unimplemented("txn"))
+    }
+
+    async fn count(&self, _: Request<api::CountRequest>) -> Result<Response<api::CountResponse>, Status> {
+        Err(Status::unimplemented("count"))
+    }
+
+    async fn grant_lease(
+        &self,
+        _: Request<api::GrantLeaseRequest>,
+    ) -> Result<Response<api::GrantLeaseResponse>, Status> {
+        Err(Status::unimplemented("grant_lease"))
+    }
+
+    async fn revoke_lease(
+        &self,
+        _: Request<api::RevokeLeaseRequest>,
+    ) -> Result<Response<api::RevokeLeaseResponse>, Status> {
+        Err(Status::unimplemented("revoke_lease"))
+    }
+
+    async fn get_lease(&self, _: Request<api::GetLeaseRequest>) -> Result<Response<api::GetLeaseResponse>, Status> {
+        Err(Status::unimplemented("get_lease"))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<api::ListLeasesRequest>,
+    ) -> Result<Response<api::ListLeasesResponse>, Status> {
+        Err(Status::unimplemented("list_leases"))
+    }
+
+    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+
+    async fn pipeline(
+        &self,
+        _: Request<tonic::Streaming<api::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        Err(Status::unimplemented("pipeline"))
+    }
+
+    async fn keep_lease_alive(
+        &self,
+        _: Request<tonic::Streaming<api::KeepLeaseAliveRequest>>,
+    ) -> Result<Response<Self::KeepLeaseAliveStream>, Status> {
+        Err(Status::unimplemented("keep_lease_alive"))
     }
 }
 

@@ -117,6 +117,7 @@ fn answer(pair: store::Pair, revision: u64, keys_only: bool) -> Result<GetRespon
         create_revision: record.create_revision,
         mod_revision: record.mod_revision,
         version: record.version,
+        ..GetResponse::default()
     })
 }
 

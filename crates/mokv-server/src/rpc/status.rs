@@ -93,6 +93,16 @@ fn rejected(rejection: Rejection) -> Status {
             "SESSION_FULL",
             "the session has too many answers outstanding: raise first_unanswered as they arrive",
         ),
+        Rejection::LeaseNotFound => plain(Code::NotFound, "LEASE_NOT_FOUND", "there is no such lease"),
+        Rejection::LeaseExists => plain(Code::AlreadyExists, "LEASE_EXISTS", "there is such a lease already"),
+        Rejection::TooManyLeases => {
+            plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "there are as many leases as there may be: revoke some")
+        }
+        Rejection::NotANumber => plain(
+            Code::FailedPrecondition,
+            "NOT_A_NUMBER",
+            "the value is not the decimal text of a 64-bit signed number, or the sum is none",
+        ),
         Rejection::Unspecified => internal("the state machine refused the write without a reason"),
     }
 }

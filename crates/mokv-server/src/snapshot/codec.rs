@@ -491,6 +491,7 @@ mod tests {
             create_revision: numbers.0,
             mod_revision: numbers.1,
             version: numbers.2,
+            ..Default::default()
         });
         let sessions = prop::collection::vec(session, 0..20);
         let pairs = prop::collection::vec(pair, 0..60);

@@ -69,7 +69,7 @@ pub(super) fn answer(client_id: u64, sequence: u64, outcome: &Outcome) -> u128 {
         Some(OutcomeResult::OpenSession(opened)) => [3, opened.client_id, 0, 0],
         Some(OutcomeResult::Rejected(reason)) => [4, *reason as u64, 0, 0],
         Some(OutcomeResult::RecordStart(_)) => [5, 0, 0, 0],
-        None => [0; 4],
+        Some(_) | None => [0; 4],
     };
     digest([3, client_id, sequence, kind, a, b, c])
 }

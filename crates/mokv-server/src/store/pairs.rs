@@ -69,7 +69,7 @@ impl Pairs {
                 (create_revision, version)
             }
         };
-        SetOutcome { revision, create_revision, version }
+        SetOutcome { revision, create_revision, version, mod_revision: revision, ..SetOutcome::default() }
     }
 
     pub(super) fn delete(&mut self, key: &[u8]) -> DeleteOutcome {
@@ -79,13 +79,13 @@ impl Pairs {
         };
         let Some((key, record)) = removed else {
             self.revision += u64::from(mutant!(NothingTakesRevision));
-            return DeleteOutcome { existed: false, revision: self.revision };
+            return DeleteOutcome { existed: false, revision: self.revision, ..DeleteOutcome::default() };
         };
         self.revision += 1;
         self.hash = self.hash.wrapping_sub(record.hash());
         self.memory_bytes -= pair_bytes(&key, &record);
         self.superseded.keep(&key, record, self.revision);
-        DeleteOutcome { existed: true, revision: self.revision }
+        DeleteOutcome { existed: true, revision: self.revision, ..DeleteOutcome::default() }
     }
 
     /// Looks at the next keys of a range as they were at a pinned revision.

@@ -114,6 +114,7 @@ impl Checkpoint {
             next_client_id: self.next_client_id,
             cluster_id: cluster_id.into(),
             starts: self.starts.clone(),
+            ..internal::SnapshotHead::default()
         }
     }
 

@@ -98,6 +98,7 @@ impl From<Pair> for internal::Pair {
             create_revision: pair.record.create_revision,
             mod_revision: pair.record.mod_revision,
             version: pair.record.version,
+            ..Self::default()
         }
     }
 }

@@ -101,7 +101,7 @@ impl Sessions {
         if id.sequence < session.first_unanswered {
             Admission::Refused(Rejection::SequenceForgotten)
         } else if let Some(outcome) = session.answers.get(&id.sequence) {
-            Admission::Repeated(*outcome)
+            Admission::Repeated(outcome.clone())
         } else if session.answers.len() >= ANSWERS_MAX {
             Admission::Refused(Rejection::SessionFull)
         } else {
@@ -211,7 +211,7 @@ impl Session {
             last_used: self.last_used,
             first_unanswered: self.first_unanswered,
             answers: answers
-                .map(|(sequence, outcome)| internal::Answer { sequence: *sequence, outcome: Some(*outcome) })
+                .map(|(sequence, outcome)| internal::Answer { sequence: *sequence, outcome: Some(outcome.clone()) })
                 .collect(),
         }
     }

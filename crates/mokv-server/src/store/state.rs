@@ -73,7 +73,7 @@ impl State {
             Admission::New => {
                 let outcome = self.perform(op);
                 if !mutant!(SessionForgets) {
-                    self.sessions.remember(id, outcome);
+                    self.sessions.remember(id, outcome.clone());
                 }
                 outcome
             }
@@ -91,6 +91,7 @@ impl State {
                 self.starts.record(record);
                 OutcomeResult::RecordStart(RecordStartOutcome {})
             }
+            _ => OutcomeResult::Rejected(0),
         };
         Outcome { result: Some(result) }
     }

@@ -32,7 +32,7 @@ impl Log {
 
     /// Applies an entry of one command.
     fn one(&mut self, command: Command) -> OutcomeResult {
-        self.apply(&[command])[0].result.expect("a result")
+        self.apply(&[command]).swap_remove(0).result.expect("a result")
     }
 
     fn checkpoint(&self) -> Checkpoint {

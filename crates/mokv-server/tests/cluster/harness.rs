@@ -217,12 +217,13 @@ impl TestNode {
     }
 
     pub(crate) async fn set_once(&self, key: &str, value: &str, id: Option<RequestId>) -> Result<SetResponse, Status> {
-        let request = SetRequest { key: key.into(), value: value.to_owned().into(), request_id: id };
+        let request =
+            SetRequest { key: key.into(), value: value.to_owned().into(), request_id: id, ..Default::default() };
         Ok(self.kv().set(with_timeout(request)).await?.into_inner())
     }
 
     pub(crate) async fn delete(&self, key: &str) -> Result<bool, Status> {
-        let request = DeleteRequest { key: key.into(), request_id: None };
+        let request = DeleteRequest { key: key.into(), request_id: None, ..Default::default() };
         Ok(self.kv().delete(with_timeout(request)).await?.into_inner().existed)
     }
 
@@ -236,7 +237,8 @@ impl TestNode {
         consistency: Consistency,
         min_revision: u64,
     ) -> Result<GetResponse, Status> {
-        let request = GetRequest { key: key.into(), consistency: consistency.into(), min_revision };
+        let request =
+            GetRequest { key: key.into(), consistency: consistency.into(), min_revision, ..Default::default() };
         Ok(self.kv().get(with_timeout(request)).await?.into_inner())
     }
 

@@ -33,6 +33,7 @@ async fn a_local_read_with_a_revision_shows_that_revision() {
         key: "key".into(),
         consistency: Consistency::Local.into(),
         min_revision: revision + 1000,
+        ..Default::default()
     });
     request.set_timeout(std::time::Duration::from_millis(300));
     let refused = cluster.nodes[0].kv().get(request).await.expect_err("the future");

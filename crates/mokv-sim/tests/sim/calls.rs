@@ -37,7 +37,12 @@ impl SessionWrite {
 
     /// Sends it to a node, once.
     pub(crate) async fn send(&self, world: &World, host: usize, timeout: Duration) -> Result<SetResponse, Status> {
-        let message = SetRequest { key: self.key.clone(), value: self.value.clone().into(), request_id: Some(self.id) };
+        let message = SetRequest {
+            key: self.key.clone(),
+            value: self.value.clone().into(),
+            request_id: Some(self.id),
+            ..Default::default()
+        };
         call(world, host, message, timeout, |running, request| async move { running.kv().set(request).await }).await
     }
 

@@ -274,7 +274,15 @@ mod tests {
 
     fn pair(key: &str, value: &str, mod_revision: u64, version: u64) -> GetResponse {
         let value = value.to_owned().into();
-        GetResponse { key: key.into(), value, mod_revision, version, revision: 9, create_revision: 1 }
+        GetResponse {
+            key: key.into(),
+            value,
+            mod_revision,
+            version,
+            revision: 9,
+            create_revision: 1,
+            ..Default::default()
+        }
     }
 
     /// k: a at 1, b unknown, c at 3; b was there at 2.

@@ -19,10 +19,16 @@ async fn a_pair_is_set_read_and_deleted() {
     let mut kv = server.kv().await;
 
     let created = kv.set(set("k", "v1")).await.expect("set").into_inner();
-    assert_eq!(created, api::SetResponse { ok: true, revision: 1, create_revision: 1, version: 1 });
+    assert_eq!(
+        created,
+        api::SetResponse { ok: true, revision: 1, create_revision: 1, version: 1, ..Default::default() }
+    );
     kv.set(set("other", "")).await.expect("an empty value is a value");
     let changed = kv.set(set("k", "v2")).await.expect("set").into_inner();
-    assert_eq!(changed, api::SetResponse { ok: true, revision: 3, create_revision: 1, version: 2 });
+    assert_eq!(
+        changed,
+        api::SetResponse { ok: true, revision: 3, create_revision: 1, version: 2, ..Default::default() }
+    );
 
     let found = kv.get(get("k")).await.expect("get").into_inner();
     let expected = api::GetResponse {
@@ -32,13 +38,14 @@ async fn a_pair_is_set_read_and_deleted() {
         create_revision: 1,
         mod_revision: 3,
         version: 2,
+        ..Default::default()
     };
     assert_eq!(found, expected);
 
     let deleted = kv.delete(delete("k")).await.expect("delete").into_inner();
-    assert_eq!(deleted, api::DeleteResponse { ok: true, existed: true, revision: 4 });
+    assert_eq!(deleted, api::DeleteResponse { ok: true, existed: true, revision: 4, ..Default::default() });
     let again = kv.delete(delete("k")).await.expect("deleting nothing succeeds").into_inner();
-    assert_eq!(again, api::DeleteResponse { ok: true, existed: false, revision: 4 });
+    assert_eq!(again, api::DeleteResponse { ok: true, existed: false, revision: 4, ..Default::default() });
 
     let missing = kv.get(get("k")).await;
     assert_eq!(missing.as_ref().expect_err("gone").message(), "no value for key: k");
@@ -90,7 +97,8 @@ async fn a_read_is_as_fresh_as_asked() {
     let mut kv = server.kv().await;
 
     for consistency in [Consistency::Linearizable, Consistency::Local] {
-        let fresh = api::GetRequest { key: "k".into(), consistency: consistency.into(), min_revision: 1 };
+        let fresh =
+            api::GetRequest { key: "k".into(), consistency: consistency.into(), min_revision: 1, ..Default::default() };
         assert_eq!(kv.get(fresh.clone()).await.expect("get").into_inner().revision, 1);
         let (code, reason, details) = reason(kv.get(api::GetRequest { min_revision: 2, ..fresh }).await);
         assert_eq!((code, reason.as_str()), (Code::Unavailable, "REVISION_NOT_REACHED"));

@@ -44,6 +44,7 @@ async fn an_empty_message_lists_every_pair() {
         create_revision: revision,
         mod_revision: revision,
         version: 1,
+        ..Default::default()
     };
     assert_eq!(
         pairs,

@@ -151,11 +151,11 @@ fn get(key: &str) -> api::GetRequest {
 }
 
 fn set(key: &str, value: impl Into<Bytes>) -> api::SetRequest {
-    api::SetRequest { key: key.into(), value: value.into(), request_id: None }
+    api::SetRequest { key: key.into(), value: value.into(), request_id: None, ..Default::default() }
 }
 
 fn delete(key: &str) -> api::DeleteRequest {
-    api::DeleteRequest { key: key.into(), request_id: None }
+    api::DeleteRequest { key: key.into(), request_id: None, ..Default::default() }
 }
 
 /// The code, the reason and all details of an error of ours.

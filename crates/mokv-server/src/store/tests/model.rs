@@ -48,11 +48,11 @@ impl Model {
             return rejected(Rejection::SequenceForgotten);
         }
         if let Some(answer) = session.answers.iter().find(|answer| answer.sequence == id.sequence) {
-            return answer.outcome.and_then(|outcome| outcome.result).expect("an outcome");
+            return answer.outcome.clone().and_then(|outcome| outcome.result).expect("an outcome");
         }
         let result = self.perform(op);
         let session = self.sessions.get_mut(&id.client_id).expect("the session");
-        session.answers.push(Answer { sequence: id.sequence, outcome: Some(Outcome { result: Some(result) }) });
+        session.answers.push(Answer { sequence: id.sequence, outcome: Some(Outcome { result: Some(result.clone()) }) });
         session.answers.sort_by_key(|answer| answer.sequence);
         result
     }
@@ -66,19 +66,31 @@ impl Model {
                 let create_revision = old.map_or(revision, |pair| pair.create_revision);
                 let version = old.map_or(1, |pair| pair.version + 1);
                 let (key, value) = (set.key.clone(), set.value.clone());
-                let pair = internal::Pair { key, value, create_revision, mod_revision: revision, version };
+                let pair = internal::Pair {
+                    key,
+                    value,
+                    create_revision,
+                    mod_revision: revision,
+                    version,
+                    ..Default::default()
+                };
                 map.insert(set.key.to_vec(), pair);
                 self.revisions.push(map);
-                OutcomeResult::Set(SetOutcome { revision, create_revision, version })
+                OutcomeResult::Set(SetOutcome {
+                    revision,
+                    create_revision,
+                    version,
+                    mod_revision: revision,
+                    ..Default::default()
+                })
             }
             Op::Delete(delete) => {
                 let existed = map.remove(&delete.key[..]).is_some();
                 if existed {
                     self.revisions.push(map);
                 }
-                OutcomeResult::Delete(DeleteOutcome { existed, revision: self.revision() })
+                OutcomeResult::Delete(DeleteOutcome { existed, revision: self.revision(), ..Default::default() })
             }
-            Op::RecordStart(_) => unreachable!("none is drawn"),
             Op::OpenSession(_) => {
                 self.uses += 1;
                 let client_id = self.sessions.len() as u64 + 1;
@@ -87,6 +99,7 @@ impl Model {
                 self.sessions.insert(client_id, session);
                 OutcomeResult::OpenSession(OpenSessionOutcome { client_id })
             }
+            _ => unreachable!("none is drawn"),
         }
     }
 
@@ -215,10 +228,10 @@ impl Run {
     fn apply(&mut self, commands: &[Command]) {
         let outcomes = self.log.apply(commands);
         let expected = commands.iter().map(|command| self.model.execute(command));
-        assert!(expected.eq(outcomes.iter().map(|outcome| outcome.result.expect("a result"))));
+        assert!(expected.eq(outcomes.iter().map(|outcome| outcome.result.clone().expect("a result"))));
         let now = self.model.now();
         for command in commands {
-            if let Some(Op::Set(internal::Set { key, .. }) | Op::Delete(internal::Delete { key })) = &command.op {
+            if let Some(Op::Set(internal::Set { key, .. }) | Op::Delete(internal::Delete { key, .. })) = &command.op {
                 let lookup = self.log.store.get(key);
                 let pair = lookup.record.map(|record| Pair { key: key.clone(), record }.into());
                 assert_eq!((lookup.revision, pair.as_ref()), (self.model.revision(), now.get(&key[..])));

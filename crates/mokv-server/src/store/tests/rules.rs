@@ -4,11 +4,11 @@ use super::*;
 use internal::{DeleteOutcome, OpenSessionOutcome, SetOutcome};
 
 fn set_outcome(revision: u64, create_revision: u64, version: u64) -> OutcomeResult {
-    OutcomeResult::Set(SetOutcome { revision, create_revision, version })
+    OutcomeResult::Set(SetOutcome { revision, create_revision, version, ..Default::default() })
 }
 
 fn delete_outcome(existed: bool, revision: u64) -> OutcomeResult {
-    OutcomeResult::Delete(DeleteOutcome { existed, revision })
+    OutcomeResult::Delete(DeleteOutcome { existed, revision, ..Default::default() })
 }
 
 fn open(log: &mut Log) -> u64 {
