@@ -115,11 +115,11 @@ pub const SETTINGS: &[Setting] = &[
     value(
         "election-timeout-min",
         "DURATION",
-        Some("700ms"),
+        Some("600ms"),
         "A follower that hears no leader waits for election-timeout-max, and a random time between the two, before it \
          stands for election",
     ),
-    value("election-timeout-max", "DURATION", Some("1400ms"), "See election-timeout-min"),
+    value("election-timeout-max", "DURATION", Some("1200ms"), "See election-timeout-min"),
     value("snapshot-log-size", "SIZE", Some("64MiB"), "Bytes of log since the last snapshot that bring the next one"),
     value("log-segment-size", "SIZE", Some("16MiB"), "The size of one file of the log"),
     value(

@@ -268,8 +268,8 @@ impl World {
                 mode: if index == 0 { Mode::Alone } else { Mode::Join },
                 raft: RaftOptions {
                     heartbeat_interval: Duration::from_millis(150),
-                    election_timeout_min: Duration::from_millis(700),
-                    election_timeout_max: Duration::from_millis(1400),
+                    election_timeout_min: Duration::from_millis(600),
+                    election_timeout_max: Duration::from_millis(1200),
                     network: NetworkOptions {
                         append_timeout: APPEND_TIMEOUT,
                         snapshot_idle_timeout: Duration::from_secs(60),

@@ -14,7 +14,7 @@ use crate::node::Place;
 use crate::tools::{Tool, run, runs};
 
 /// What tests with a network need.
-pub(crate) const TOOLS: [Tool; 3] = [Tool::Root, Tool::Namespaces, Tool::Nft];
+pub(crate) const TOOLS: [Tool; 4] = [Tool::Root, Tool::Namespaces, Tool::Nft, Tool::UtilLinux];
 
 const RPC_PORT: u16 = 8400;
 const GOSSIP_PORT: u16 = 8401;
@@ -48,11 +48,8 @@ impl Network {
             words(&format!("ip -n {node} addr add {}/24 dev eth0", address(index)));
             words(&format!("ip -n {node} link set eth0 up"));
             words(&format!("ip -n {node} link set lo up"));
-            words(&format!("ip netns exec {node} nft add table inet faults"));
-            run(
-                "ip",
-                ["netns", "exec", node, "nft", "add chain inet faults input { type filter hook input priority 0; }"],
-            );
+            nft(node, "add table inet faults");
+            nft(node, "add chain inet faults input { type filter hook input priority 0; }");
         }
     }
 
@@ -62,7 +59,7 @@ impl Network {
             data_dir: dir.join(format!("node-{index}")),
             host: address(index),
             ports: [RPC_PORT, GOSSIP_PORT, METRICS_PORT],
-            prefix: ["ip", "netns", "exec", node].map(str::to_owned).to_vec(),
+            prefix: enter(node).to_vec(),
             env: Vec::new(),
         };
         nodes.map(place).collect()
@@ -70,8 +67,7 @@ impl Network {
 
     /// Nothing that `from` sends arrives at `to`.
     pub(crate) fn cut_one_way(&self, from: usize, to: usize) {
-        let rule = format!("add rule inet faults input ip saddr {} drop", address(from));
-        run("ip", ["netns", "exec", &self.nodes[to], "nft", &rule]);
+        nft(&self.nodes[to], &format!("add rule inet faults input ip saddr {} drop", address(from)));
     }
 
     /// Nothing passes between the two.
@@ -82,7 +78,7 @@ impl Network {
 
     pub(crate) fn heal(&self) {
         for node in &self.nodes {
-            words(&format!("ip netns exec {node} nft flush chain inet faults input"));
+            nft(node, "flush chain inet faults input");
         }
     }
 
@@ -100,6 +96,17 @@ impl Network {
             }
         });
     }
+}
+
+/// What runs a command in a namespace. Not `ip netns exec`, which copies the table of mounts: a disk of another test that is
+/// unmounted after its power failed would stay mounted in the copy, and be mounted again as dead as it was.
+fn enter(namespace: &str) -> [String; 2] {
+    ["nsenter".to_owned(), format!("--net=/run/netns/{namespace}")]
+}
+
+fn nft(namespace: &str, rule: &str) {
+    let [enter, namespace] = enter(namespace);
+    run(&enter, [&namespace, "nft", rule]);
 }
 
 fn address(index: usize) -> String {

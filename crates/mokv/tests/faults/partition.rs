@@ -12,7 +12,7 @@ use crate::tools::{has, say};
 /// A cut has to be survived for longer than this.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Of 150 ms to 1.4 s each: more terms than this in ten seconds are a storm.
+/// Of 150 ms to 1.2 s each: more terms than this in ten seconds are a storm.
 const TERMS_MAX: u64 = 4;
 
 /// What is cut, in words and in deed, given the leader and the two others.

@@ -10,7 +10,7 @@ use crate::load::{Load, Reach};
 use crate::tools::say;
 
 /// Three times `election-timeout-max`.
-const PAUSE: Duration = Duration::from_millis(3 * 1400);
+const PAUSE: Duration = Duration::from_millis(3 * 1200);
 
 /// Requests wait in its sockets meanwhile. When it goes on it believes that it leads: its clients must not be told so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

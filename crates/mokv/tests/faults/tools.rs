@@ -26,7 +26,7 @@ pub(crate) enum Tool {
     Namespaces,
     Nft,
     Faketime,
-    /// `fsfreeze`, `prlimit`: of util-linux, which is everywhere, but not in every container.
+    /// `fsfreeze`, `nsenter`, `prlimit`: of util-linux, which is everywhere, but not in every container.
     UtilLinux,
 }
 
@@ -40,7 +40,9 @@ impl Tool {
             Self::Namespaces => runs("ip", ["netns", "list"]),
             Self::Nft => runs("nft", ["--version"]),
             Self::Faketime => faketime_library().is_some(),
-            Self::UtilLinux => runs("fsfreeze", ["--version"]) && runs("prlimit", ["--version"]),
+            Self::UtilLinux => {
+                runs("fsfreeze", ["--version"]) && runs("nsenter", ["--version"]) && runs("prlimit", ["--version"])
+            }
         }
     }
 
