@@ -20,6 +20,7 @@
 mod hash;
 mod key;
 mod load;
+mod log_time;
 mod memory;
 mod pairs;
 mod pin;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 
 pub use hash::StateHash;
 pub use load::{LoadError, Loaded, Loader};
+pub use log_time::LogTime;
 pub use pin::{Checkpoint, Pin};
 pub use record::Record;
 pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
