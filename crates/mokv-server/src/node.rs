@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv_proto::internal::LogId;
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::forward_result::Result as Answer;
+use mokv_proto::internal::{LogId, Txn, txn_op};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -799,7 +799,18 @@ impl ReadRound {
 
 /// Whether applying the command can make the store larger for good.
 fn grows(command: &Command) -> bool {
-    matches!(command.op, Some(Op::Set(_) | Op::OpenSession(_)))
+    fn txn_grows(txn: &Txn) -> bool {
+        txn.then.iter().chain(&txn.otherwise).any(|op| match &op.op {
+            Some(txn_op::Op::Set(_)) => true,
+            Some(txn_op::Op::Txn(txn)) => txn_grows(txn),
+            _ => false,
+        })
+    }
+    match &command.op {
+        Some(Op::Set(_) | Op::Increment(_) | Op::GrantLease(_) | Op::OpenSession(_)) => true,
+        Some(Op::Txn(txn)) => txn_grows(txn),
+        _ => false,
+    }
 }
 
 /// What a refusal means in the end: that of the last attempt says nothing of those before it.
