@@ -81,6 +81,7 @@ impl Setup {
             limits: self.limits,
             memory_quota: self.memory_quota,
             snapshot_log_bytes: 64 << 20,
+            lease_reads: false,
         };
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {
