@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
+use crate::client::Client;
 use crate::error::{Effect, Error};
 
 /// A node that does not take a connection in this time is passed over.
@@ -70,8 +71,41 @@ struct Node {
     channel: Channel,
 }
 
+/// A stream that a node has opened.
+pub(crate) struct Opened<T> {
+    /// Who answers.
+    pub(crate) node: NodeRef,
+    pub(crate) stream: T,
+}
+
+/// One of the nodes, as [`Client::avoid`] takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeRef(usize);
+
+impl Client {
+    /// Opens a stream, within a limit on how long that may take, on one node after the other until one does. Streams have
+    /// connections of their own, and no deadline unless the caller watches over them: see [`Client::avoid`].
+    pub(crate) async fn open<T, F>(&self, limit: Limit, send: impl Fn(Attempt) -> F) -> Result<Opened<T>, Error>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let send = |attempt: Attempt| {
+            let node = attempt.node;
+            let sent = send(attempt);
+            async move { Ok(Response::new(Opened { node, stream: sent.await? })) }
+        };
+        self.endpoints.call(Effect::Harmless, Retry::UntilDeadline, limit, send).await
+    }
+
+    /// Notes that a node was silent where it should not have been: calls go to others as long as it stays so.
+    pub(crate) fn avoid(&self, node: NodeRef) {
+        self.endpoints.preferred.store((node.0 + 1) % self.endpoints.nodes.len(), Ordering::Relaxed);
+    }
+}
+
 /// One attempt of a call: the connection to use, and what is left of the time.
 pub(crate) struct Attempt {
+    node: NodeRef,
     channel: Channel,
     time_left: Duration,
 }
@@ -85,6 +119,10 @@ impl Attempt {
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn time_left(&self) -> Duration {
+        self.time_left
     }
 
     /// A request that tells the server how long the client will wait.
@@ -120,7 +158,7 @@ impl Endpoints {
             let index = (first + attempt) % self.nodes.len();
             let node = &self.nodes[index];
             let time_left = deadline.saturating_duration_since(Instant::now());
-            let sent = send(Attempt { channel: node.channel.clone(), time_left });
+            let sent = send(Attempt { node: NodeRef(index), channel: node.channel.clone(), time_left });
             let error = match timeout_at(deadline, sent).await {
                 Ok(Ok(response)) => {
                     self.preferred.store(index, Ordering::Relaxed);
@@ -207,7 +245,6 @@ impl Failures {
         let reasons: Vec<_> = self.reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
         let reasons = reasons.join("; ");
         match self.last {
-            Some(Error::SessionExpired { .. }) => Error::SessionExpired { maybe_applied: self.unknown },
             Some(Error::Unavailable(_)) if !self.unknown => Error::Unavailable(reasons),
             Some(error) if !self.unknown => error,
             _ => Error::OutcomeUnknown(reasons),
@@ -254,9 +291,6 @@ mod tests {
         assert_eq!(join(vec![unknown(), unavailable()]), Error::OutcomeUnknown("n0: broke; n1: refused".into()));
         assert!(matches!(join(vec![unknown(), Error::DiskFull("d".into())]), Error::OutcomeUnknown(_)));
         assert_eq!(join(vec![unavailable(), Error::DiskFull("d".into())]), Error::DiskFull("d".into()));
-        let expired = Error::SessionExpired { maybe_applied: false };
-        assert_eq!(join(vec![unknown(), expired.clone()]), Error::SessionExpired { maybe_applied: true });
-        assert_eq!(join(vec![expired.clone()]), expired);
     }
 
     #[tokio::test]

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mokv_client::messages::{ListRequest, Server};
-use mokv_client::{Client, Error};
+use mokv_client::{Client, Error, KeyRange, Server};
 use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::{
-    self, DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, OpenSessionRequest,
+    self, DeleteRequest, DeleteResponse, GetRequest, GetResponse, GetServersResponse, ListRequest, OpenSessionRequest,
     OpenSessionResponse, RequestId, SetRequest, SetResponse,
 };
 use tokio::net::TcpListener;
@@ -226,7 +225,7 @@ async fn nobody() -> String {
 }
 
 fn connect(endpoints: &[&str]) -> Client {
-    Client::connect(&format!("mokv://{}", endpoints.join(","))).unwrap()
+    Client::connect(&format!("mokv://{}", endpoints.join(","))).unwrap().at_most_once()
 }
 
 #[tokio::test]
@@ -235,7 +234,7 @@ async fn reads_and_writes_come_through() {
     assert_eq!(client.get("a").await, Ok(None));
     assert!(client.set("a", "1").await.unwrap().ok);
     assert_eq!(&client.get("a").await.unwrap().unwrap().value[..], b"1");
-    assert_eq!(&client.get_local("a", 0).await.unwrap().unwrap().value[..], b"1");
+    assert_eq!(&client.get("a").local().await.unwrap().unwrap().value[..], b"1");
     assert!(client.delete("a").await.unwrap().existed);
     assert!(!client.delete("a").await.unwrap().existed);
     assert_eq!(client.servers().await.unwrap()[0].id, "node-0");
@@ -248,7 +247,7 @@ async fn a_list_arrives_in_order_with_its_revision() {
     for key in ["b", "c", "a"] {
         client.set(key, key.to_owned()).await.unwrap();
     }
-    let mut list = client.list(ListRequest { prefix: "b".into(), ..ListRequest::default() }).await.unwrap();
+    let mut list = client.list(KeyRange::prefix("b")).await.unwrap();
     assert_eq!(list.revision(), Some(7));
     assert_eq!(list.next().await.unwrap().unwrap().key, "b");
     assert_eq!(list.next().await.unwrap().unwrap().key, "c");
@@ -259,7 +258,7 @@ async fn a_list_arrives_in_order_with_its_revision() {
 async fn a_list_that_stalls_is_given_up() {
     let fake = Fake::with_troubles([Trouble::Hang]);
     let client = connect(&[&fake.start().await]).with_timeout(Duration::from_millis(50));
-    let mut list = client.list(ListRequest::default()).await.unwrap();
+    let mut list = client.list(KeyRange::all()).await.unwrap();
     assert!(matches!(list.next().await, Err(Error::Unavailable(_))));
 }
 
@@ -298,8 +297,7 @@ async fn a_write_without_session_goes_on_only_if_nothing_happened() {
 async fn a_session_sends_the_same_write_until_it_is_answered() {
     let troubles = [Trouble::LoseAnswer(unknown()), Trouble::Refuse(no_leader()), Trouble::LoseAnswer(unknown())];
     let fake = Fake::with_troubles(troubles);
-    let client = connect(&[&fake.start().await]);
-    let session = client.session();
+    let session = Client::connect(&fake.start().await).unwrap();
     session.set("a", "1").await.unwrap();
     session.delete("a").await.unwrap();
     let id = |sequence| Some(RequestId { client_id: 1, sequence, first_unanswered: sequence });
@@ -309,9 +307,8 @@ async fn a_session_sends_the_same_write_until_it_is_answered() {
 #[tokio::test]
 async fn writes_of_a_session_stand_side_by_side() {
     let fake = Fake::with_troubles([Trouble::Hang]);
-    let client = connect(&[&fake.start().await]);
-    let session = client.session();
-    let slow = session.set("a", "1");
+    let session = Client::connect(&fake.start().await).unwrap();
+    let slow = session.set("a", "1").into_future();
     tokio::pin!(slow);
     while fake.writes().is_empty() {
         tokio::select! {
@@ -322,15 +319,6 @@ async fn writes_of_a_session_stand_side_by_side() {
     }
     session.set("b", "1").await.unwrap();
     assert_eq!(fake.writes()[1], Some(RequestId { client_id: 1, sequence: 2, first_unanswered: 1 }));
-}
-
-#[tokio::test]
-async fn an_expired_session_says_whether_the_write_may_have_happened() {
-    let expired = || Trouble::Refuse(status(Code::Aborted, "SESSION_EXPIRED"));
-    let fake = Fake::with_troubles([expired(), Trouble::LoseAnswer(unknown()), expired()]);
-    let session = connect(&[&fake.start().await]).session();
-    assert_eq!(session.set("a", "1").await, Err(Error::SessionExpired { maybe_applied: false }));
-    assert_eq!(session.set("a", "1").await, Err(Error::SessionExpired { maybe_applied: true }));
 }
 
 #[tokio::test]
@@ -346,7 +334,7 @@ async fn no_answer_ends_with_the_deadline_which_the_server_knows() {
 
 #[tokio::test]
 async fn a_session_gives_up_at_the_deadline_too() {
-    let session = connect(&[&nobody().await]).with_timeout(Duration::from_millis(100)).session();
+    let session = Client::connect(&nobody().await).unwrap().with_timeout(Duration::from_millis(100));
     let error = session.set("a", "1").await.unwrap_err();
     // The reason, not that time ran out while it lasted.
     assert!(matches!(&error, Error::Unavailable(reason) if reason.contains("refused")), "{error:?}");
