@@ -1,5 +1,6 @@
 //! The Rust client of mökv, a distributed, strongly consistent, in-memory key-value store.
 
+mod address;
 mod admin;
 mod calls;
 mod client;
@@ -8,8 +9,11 @@ mod exactly_once;
 mod list;
 mod operation;
 mod pair;
+mod pipeline;
 mod range;
 mod read;
+mod retry;
+mod routes;
 mod session;
 mod txn;
 mod write;
