@@ -93,7 +93,8 @@ impl Error {
                 | "READ_TIMEOUT"
                 | "REVISION_NOT_REACHED"
                 | "SESSION_FULL"
-                | "LIST_TOO_SLOW",
+                | "LIST_TOO_SLOW"
+                | "SAVE_TOO_SLOW",
             ) => Self::Unavailable(message),
             Some("OUTCOME_UNKNOWN") => Self::lost(effect, message),
             Some("SESSION_EXPIRED") => Self::SessionExpired { maybe_applied: false },
@@ -165,6 +166,7 @@ mod tests {
             (Code::ResourceExhausted, "REQUEST_TOO_LARGE", Error::Invalid("m".into())),
             (Code::FailedPrecondition, "REFUSED", Error::Refused("m".into())),
             (Code::Aborted, "LIST_TOO_SLOW", unavailable()),
+            (Code::Aborted, "SAVE_TOO_SLOW", unavailable()),
             (Code::Aborted, "SEQUENCE_FORGOTTEN", Error::Unexpected { code: Code::Aborted, message: "m".into() }),
         ];
         for (code, reason, expected) in table {

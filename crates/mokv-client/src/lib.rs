@@ -37,11 +37,13 @@ mod client;
 mod error;
 mod list;
 mod session;
+mod snapshot;
 
 pub use client::{Client, DEFAULT_TIMEOUT};
 pub use error::Error;
 pub use list::List;
 pub use session::Session;
+pub use snapshot::SnapshotStream;
 
 /// The messages that calls take and return, as the contract has them.
 pub mod messages {
