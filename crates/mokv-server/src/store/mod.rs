@@ -18,6 +18,7 @@
 //! explain, so every later call panics too, and the process has to end.
 
 mod hash;
+mod history;
 mod key;
 mod load;
 mod log_time;
@@ -32,6 +33,7 @@ mod state;
 mod superseded;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -40,12 +42,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use hash::StateHash;
+pub use history::{Change, Changes, Compacted, Cursor, HISTORY_BYTES, HistoryStats};
 pub use load::{LoadError, Loaded, Loader};
 pub use log_time::LogTime;
 pub use pin::{Checkpoint, Pin};
 pub use record::Record;
 pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
 pub use sessions::{ANSWERS_MAX, SESSIONS_MAX};
+pub use view::{View, ViewError};
 
 use crate::command::{Command, Op, Outcome, RequestId};
 use crate::incarnation::Start;
@@ -156,6 +160,13 @@ impl Store {
         }
     }
 
+    /// An empty store that remembers so many bytes of changes. See [`Store::changes`].
+    pub fn with_history(bytes_max: u64) -> Self {
+        let store = Self::new();
+        store.shared.write().pairs.remember(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        store
+    }
+
     /// Applies the commands of one log entry, in their order. Entries come in the order of the log, each once.
     ///
     /// Readers can see the first commands of an entry before the last: each command is a transaction of its own.
@@ -216,6 +227,30 @@ impl Store {
         let stored = state.pairs.get(key).cloned();
         drop(state);
         Lookup { revision, record: stored.map(Record::from) }
+    }
+
+    /// The next changes of the keys in a range, whole revisions of them where they fit the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Compacted`]: some of them are forgotten.
+    pub fn changes(&self, from: Cursor, range: &KeyRange, limit: ChunkLimit) -> Result<Changes, Compacted> {
+        let found = self.shared.read().pairs.changes(from, range, limit);
+        found.map(Changes::from)
+    }
+
+    /// All pairs as they were at a revision; 0 is the present one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ViewError`].
+    pub fn view(&self, revision: u64) -> Result<View, ViewError> {
+        View::new(&self.shared, revision)
+    }
+
+    /// What is known of the past.
+    pub fn history(&self) -> HistoryStats {
+        self.shared.read().pairs.history_stats()
     }
 
     /// The newest start of a member that is recorded.

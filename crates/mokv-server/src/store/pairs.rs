@@ -11,10 +11,11 @@ use std::ops::Bound;
 
 use mokv_proto::internal::{DeleteOutcome, SetOutcome};
 
+use super::history::{Compacted, Cursor, Found as FoundChanges, History, HistoryStats, Past};
 use super::key::Key;
 use super::memory::map_entry_bytes;
 use super::record::Stored;
-use super::scan::{ChunkLimit, Found, KeyRange};
+use super::scan::{ChunkLimit, Found, KeyRange, Order};
 use super::superseded::{Superseded, Version};
 use crate::mutants::mutant;
 
@@ -25,6 +26,7 @@ const ENTRY_BYTES: usize = map_entry_bytes(size_of::<Key>() + size_of::<Stored>(
 pub(super) struct Pairs {
     live: BTreeMap<Key, Stored>,
     superseded: Superseded,
+    history: History,
     revision: u64,
     /// The sum of the live records' hashes.
     hash: u128,
@@ -37,7 +39,9 @@ impl Pairs {
     pub(super) fn from_sorted(pairs: Vec<(Key, Stored)>, revision: u64) -> Self {
         let hash = pairs.iter().fold(0, |sum: u128, (_, record)| sum.wrapping_add(record.hash()));
         let memory_bytes = pairs.iter().map(|(key, record)| pair_bytes(key, record)).sum();
-        Self { live: pairs.into_iter().collect(), superseded: Superseded::default(), revision, hash, memory_bytes }
+        let live = pairs.into_iter().collect();
+        let (superseded, history) = (Superseded::default(), History::default().anew(revision));
+        Self { live, superseded, history, revision, hash, memory_bytes }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Stored> {
@@ -56,6 +60,7 @@ impl Pairs {
                 let record = Stored::new(key, value, revision, revision, version);
                 self.hash = self.hash.wrapping_add(record.hash());
                 self.memory_bytes += pair_bytes(place.key(), &record);
+                self.history.record(revision, place.key(), Some(&record), None);
                 place.insert(record);
                 (revision, version)
             }
@@ -65,6 +70,7 @@ impl Pairs {
                 self.hash = self.hash.wrapping_add(record.hash()).wrapping_sub(place.get().hash());
                 self.memory_bytes = self.memory_bytes + record.heap_bytes() - place.get().heap_bytes();
                 let old = mem::replace(place.get_mut(), record);
+                self.history.record(revision, place.key(), Some(place.get()), Some(&old));
                 self.superseded.keep(place.key(), old, revision);
                 (create_revision, version)
             }
@@ -84,22 +90,33 @@ impl Pairs {
         self.revision += 1;
         self.hash = self.hash.wrapping_sub(record.hash());
         self.memory_bytes -= pair_bytes(&key, &record);
+        self.history.record(self.revision, &key, None, Some(&record));
         self.superseded.keep(&key, record, self.revision);
         DeleteOutcome { existed: true, revision: self.revision, ..DeleteOutcome::default() }
     }
 
+    /// What a key had at a pinned revision.
+    pub(super) fn get_at(&self, revision: u64, key: &[u8]) -> Option<&Stored> {
+        let present = self.get(key).filter(|record| record.mod_revision() <= revision);
+        present.or_else(|| Version::at(self.superseded.of(key), revision))
+    }
+
     /// Looks at the next keys of a range as they were at a pinned revision.
-    pub(super) fn scan(&self, revision: u64, range: &KeyRange, limit: ChunkLimit) -> Found {
+    pub(super) fn scan(&self, revision: u64, range: &KeyRange, limit: ChunkLimit, order: Order) -> Found {
         let mut found = Found { pairs: Vec::new(), next: None };
         if range.is_empty() {
             return found;
         }
-        let mut bytes = 0;
-        for (looked_at, (key, live, versions)) in self.merged(range).enumerate() {
+        let (mut bytes, mut last) = (0, None::<&Key>);
+        for (looked_at, (key, live, versions)) in self.merged(range, order).enumerate() {
             if looked_at >= limit.entries_max.max(1) || bytes >= limit.bytes_max.max(1) {
-                found.next = Some(key.clone());
+                found.next = match order {
+                    Order::Ascending => Some(key.clone()),
+                    Order::Descending => last.cloned(),
+                };
                 break;
             }
+            last = Some(key);
             let present = live.filter(|record| record.mod_revision() <= revision || mutant!(ListOfAnotherRevision));
             if let Some(record) = present.or_else(|| Version::at(versions, revision)) {
                 bytes += key.as_slice().len() + record.value().len();
@@ -109,20 +126,60 @@ impl Pairs {
         found
     }
 
+    /// How many of the next keys of a range there were at a pinned revision, and the first key that was not looked at.
+    pub(super) fn count(&self, revision: u64, range: &KeyRange, keys_max: usize) -> (u64, Option<&Key>) {
+        let mut count = 0;
+        if range.is_empty() {
+            return (count, None);
+        }
+        for (looked_at, (key, live, versions)) in self.merged(range, Order::Ascending).enumerate() {
+            if looked_at >= keys_max.max(1) {
+                return (count, Some(key));
+            }
+            let is_present = live.is_some_and(|record| record.mod_revision() <= revision);
+            count += u64::from(is_present || Version::at(versions, revision).is_some());
+        }
+        (count, None)
+    }
+
     /// The keys of a range that isn't empty, present and past, in order.
-    fn merged(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, Option<&Stored>, &[Version])> {
+    fn merged(&self, range: &KeyRange, order: Order) -> impl Iterator<Item = (&Key, Option<&Stored>, &[Version])> {
         let end = range.end().map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_ref()));
         let bounds = (Bound::Included(range.start().as_ref()), end);
-        let mut live = self.live.range::<[u8], _>(bounds).peekable();
-        let mut past = self.superseded.range(bounds).peekable();
+        let mut live = order.apply(self.live.range::<[u8], _>(bounds)).peekable();
+        let mut past = order.apply(self.superseded.range(bounds)).peekable();
         iter::from_fn(move || {
             let key = match (live.peek(), past.peek()) {
-                (Some((present, _)), Some((superseded, _))) => (*present).min(*superseded),
+                (Some((present, _)), Some((superseded, _))) => order.first(*present, *superseded),
                 (present, superseded) => present.map(|(key, _)| *key).or(superseded.map(|(key, _)| *key))?,
             };
             let versions = take(&mut past, key).map_or(&[][..], Vec::as_slice);
             Some((key, take(&mut live, key), versions))
         })
+    }
+
+    /// See [`History::changes`].
+    pub(super) fn changes(&self, from: Cursor, range: &KeyRange, limit: ChunkLimit) -> Result<FoundChanges, Compacted> {
+        self.history.changes(from, range, limit, self.revision)
+    }
+
+    /// What has happened after `revision`.
+    pub(super) fn past(&self, revision: u64) -> Result<Past, Compacted> {
+        self.history.past(revision)
+    }
+
+    pub(super) fn history_stats(&self) -> HistoryStats {
+        self.history.stats()
+    }
+
+    /// These come in the place of `before`, and remember as much.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        self.history = before.history.anew(self.revision);
+    }
+
+    /// Remembers so much of what comes from now on.
+    pub(super) fn remember(&mut self, bytes_max: usize) {
+        self.history = History::new(bytes_max, self.revision);
     }
 
     /// Keeps the present until [`Pairs::release`] of its revision, which is returned.
@@ -170,6 +227,7 @@ impl Pairs {
             let copy = Stored::new(key.as_slice(), r.value(), r.create_revision(), r.mod_revision(), r.version());
             (copy.hash(), pair_bytes(key, &copy))
         };
+        assert_eq!(self.history.recount(), self.history.stats());
         let zero = (0, self.superseded.recount());
         self.live.iter().map(anew).fold(zero, |(hash, bytes), (h, b)| (hash.wrapping_add(h), bytes + b))
     }
