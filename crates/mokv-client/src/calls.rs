@@ -72,6 +72,7 @@ struct Node {
 }
 
 /// A stream that a node has opened.
+#[derive(Debug)]
 pub(crate) struct Opened<T> {
     /// Who answers.
     pub(crate) node: NodeRef,

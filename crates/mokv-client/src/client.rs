@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::calls::{Endpoints, Limit, Retry};
 use crate::error::{Effect, Error};
 use crate::exactly_once::ExactlyOnce;
+use crate::lease::Keeper;
 use crate::list::ListKeys;
 use crate::operation::{self, Answer, Operation, unary};
 use crate::range::KeyRange;
@@ -36,6 +37,7 @@ pub struct Client {
     at_most_once: bool,
     exactly_once: Arc<ExactlyOnce>,
     token: Option<Arc<Token>>,
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 impl Client {
@@ -71,7 +73,14 @@ impl Client {
         rng: SmallRng,
     ) -> Result<Self, Error> {
         let endpoints = Arc::new(Endpoints::parse(endpoints, connect, rng)?);
-        Ok(Self { endpoints, timeout: DEFAULT_TIMEOUT, at_most_once: false, exactly_once: Arc::default(), token: None })
+        Ok(Self {
+            endpoints,
+            timeout: DEFAULT_TIMEOUT,
+            at_most_once: false,
+            exactly_once: Arc::default(),
+            token: None,
+            keeper: Arc::default(),
+        })
     }
 
     /// The same client with another limit on how long a call may take, all attempts included.

@@ -46,6 +46,13 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
 
+    /// The changes or the state of a revision were asked for that is no longer remembered.
+    #[error("revision {oldest} is the oldest that is still remembered")]
+    Compacted {
+        /// The oldest revision that is; 0 if the server does not say.
+        oldest: u64,
+    },
+
     /// The call says something that can't be done. No effect; don't send it again.
     #[error("{0}")]
     Invalid(String),
@@ -102,6 +109,11 @@ impl Error {
             Some("NOT_FOUND") => Self::NotFound(message),
             Some("REFUSED") => Self::Refused(message),
             Some("INVALID" | "REQUEST_TOO_LARGE") => Self::Invalid(message),
+            Some("COMPACTED") => {
+                let oldest = info.and_then(|info| info.metadata.get("oldest")?.parse().ok());
+                Self::Compacted { oldest: oldest.unwrap_or(0) }
+            }
+            Some("LEASE_NOT_FOUND") => Self::NotFound(message),
             _ => Self::from_code(status, effect),
         }
     }
