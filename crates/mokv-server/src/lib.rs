@@ -3,7 +3,7 @@
 //! Calls go down, facts come up (as return values, or in a `watch`):
 //!
 //! ```text
-//! server -> rpc -> node -> { leave, members, reconcile, expiry, maintenance, proposer, lease_keeper, read_rounds, forward } -> raft
+//! server -> rpc -> node -> { leave, members, reconcile, expiry, maintenance, proposer, lease_keeper, read_rounds, forward, watch } -> raft
 //!   -> { snapshot, store } -> command
 //! ```
 //!
@@ -35,6 +35,7 @@ pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
+pub mod offline;
 pub mod peer;
 pub mod peer_service;
 pub mod proposer;
@@ -49,3 +50,4 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod watch;

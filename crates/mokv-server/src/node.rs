@@ -46,6 +46,7 @@ use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
 use crate::store::{LogTime, Store};
+use crate::watch::Watches;
 
 #[cfg(test)]
 mod crash_tests;
@@ -120,6 +121,9 @@ pub struct NodeOptions {
     /// Bytes of log since the last snapshot that bring the next one. As much log is kept behind a snapshot, for members
     /// that were away for a while.
     pub snapshot_log_bytes: u64,
+    /// Bytes of changes that are remembered: for watches that fall behind or begin in the past, and for reads of older
+    /// revisions.
+    pub history_bytes: u64,
     /// Whether this node, while it leads, answers reads for its lease that may be answered so: see
     /// [`LEASE_PART`](crate::raft::LEASE_PART).
     pub lease_reads: bool,
@@ -184,6 +188,7 @@ struct Inner {
     /// The gossip that the membership follows.
     following: watch::Sender<Option<Following>>,
     store: Store,
+    watches: Watches,
     log: Log,
     snapshots: Snapshots,
     raft: Raft,
@@ -216,7 +221,7 @@ impl Node {
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
-        let store = Store::new();
+        let store = Store::with_history(options.history_bytes);
         let last = last_entry(&log, &snapshots);
         // Whatever may keep this node from starting has been looked at: a start that fails is none.
         let starts = Starts::new(node_id, data_dir.begin_start().await?, store.clone());
@@ -257,6 +262,7 @@ impl Node {
             },
         );
         tasks.spawn(incarnation::record(caller.starts.clone(), raft.clone(), log.clone()));
+        let watches = Watches::start(&tasks, store.clone());
         let forwarder = Forwarder::new(&tasks, caller.clone(), peers.clone());
         let rounds = ReadRounds::start(
             &tasks,
@@ -306,6 +312,7 @@ impl Node {
             departure,
             following: watch::Sender::default(),
             store,
+            watches,
             log,
             snapshots,
             raft,
@@ -372,6 +379,11 @@ impl Node {
     /// The data in memory.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Those who watch the data change.
+    pub fn watches(&self) -> &Watches {
+        &self.inner.watches
     }
 
     /// The log on disk.
@@ -464,6 +476,8 @@ impl Node {
             state_hash: stats.state_hash.to_string(),
             sessions: stats.sessions,
             pins: stats.pins,
+            history: inner.store.history(),
+            watches: inner.watches.stats(),
             log_time: stats.log_time,
             leases: stats.leases,
             keep_alives: inner.keeper.keep_alives(),
@@ -822,7 +836,7 @@ impl Node {
 }
 
 /// Snapshot and log have to meet: what neither has is lost to this node.
-fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
+pub(crate) fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
     let snapshot = snapshots.latest().map_or(0, |snapshot| snapshot.last_log_id.index);
     match log.purged() {
         Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),

@@ -117,6 +117,7 @@ impl Cluster {
             memory_quota: None,
             snapshot_log_bytes: 64 << 20,
             lease_reads: self.setup.lease_reads,
+            history_bytes: 64 << 20,
         };
         let started = tasks.scope(Node::start(seams, options)).await.expect("start");
         self.network.up(&node.addr, PeerService::new(started.clone()));
