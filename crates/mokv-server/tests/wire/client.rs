@@ -16,20 +16,20 @@ fn a_client_goes_on_with_the_endpoints_that_answer() {
         let client = world.client_of([first, second, leader]);
         client.set("key", "value").await.expect("set");
 
-        // A host that crashed refuses connections: the next one is asked at once.
+        // Whoever is away costs a call a second at most: here one that crashed.
         world.crash(first).await;
         let began = Instant::now();
         client.get("key").await.expect("get").expect("is there");
-        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
 
-        // One that vanished is left after a second.
+        // And one that vanished besides.
         turmoil::hold(CLIENTS, name(second));
         let began = Instant::now();
         client.get("key").await.expect("get").expect("is there");
         let took = began.elapsed();
-        assert!(took < Duration::from_millis(1200), "{took:?}");
+        assert!(took < Duration::from_millis(2200), "{took:?}");
 
-        // From then on it is not asked.
+        // From then on they are not asked.
         let began = Instant::now();
         client.set("key", "newer").await.expect("set");
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
