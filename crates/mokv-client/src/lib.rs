@@ -19,6 +19,7 @@ mod read;
 mod retry;
 mod routes;
 mod session;
+mod snapshot;
 mod txn;
 mod watch;
 mod write;
@@ -34,6 +35,7 @@ pub use pair::{Counted, Deleted, DeletedRange, Found, Incremented, Pair, Written
 pub use range::KeyRange;
 pub use read::{Count, Get};
 pub use session::Session;
+pub use snapshot::SnapshotStream;
 pub use txn::{Compare, Comparing, Transact, Txn, TxnAnswer, TxnDelete, TxnList, TxnOp, TxnResult, TxnSet};
 pub use watch::{Changes, Event, Watch, WatchItem, WatchKeys};
 pub use write::{Delete, DeleteRange, Increment, Set};

@@ -14,6 +14,7 @@ mod dev;
 mod elect;
 mod exit;
 mod export;
+mod facts;
 mod get;
 mod import;
 mod incr;
@@ -28,9 +29,11 @@ mod output;
 mod pair;
 mod range_args;
 mod read_args;
+mod recover;
 mod serve;
 mod servers;
 mod set;
+mod snapshot;
 mod status;
 mod ttl;
 mod txn;
@@ -78,6 +81,8 @@ enum Command {
     Member(member::MemberArgs),
     Members(members::MembersArgs),
     Leave(leave::LeaveArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Recover(recover::RecoverArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Completion(completion::CompletionArgs),
@@ -121,6 +126,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Member(args) => args.run().await,
         Command::Members(args) => args.run().await,
         Command::Leave(args) => args.run().await,
+        Command::Snapshot(args) => args.run().await,
+        Command::Recover(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),
