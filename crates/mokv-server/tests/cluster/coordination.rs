@@ -28,7 +28,8 @@ async fn behind_doors() -> Behind {
     }
     let join = |addrs: Vec<String>| format!("mokv://{}?routing=single", addrs.join(","));
     let through = Client::connect(&join(doors.iter().map(|door| door.addr.to_string()).collect())).expect("client");
-    let direct = Client::connect(&join(cluster.nodes.iter().map(|node| node.addr.to_string()).collect())).expect("client");
+    let direct =
+        Client::connect(&join(cluster.nodes.iter().map(|node| node.addr.to_string()).collect())).expect("client");
     Behind { cluster, doors, through, direct }
 }
 
@@ -262,10 +263,7 @@ async fn a_lock_is_held_by_one_at_a_time_in_the_order_of_coming() {
     }
     assert!(tokens.is_sorted() && BTreeSet::from_iter(&tokens).len() == 3, "{tokens:?}");
     beside.unlock().await.expect("released");
-    soon("nothing is left behind", async {
-        while !client(0).leases().await.expect("leases").is_empty() {}
-    })
-    .await;
+    soon("nothing is left behind", async { while !client(0).leases().await.expect("leases").is_empty() {} }).await;
     assert_eq!(client(0).count(KeyRange::all()).await.expect("a count").count, 0);
 }
 

@@ -75,7 +75,8 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch
     let mut bytes = vec![0; 16 << 10];
     loop {
         let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
-        if state.wait_for(|state| *state != State::Hangs).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+        if state.wait_for(|state| *state != State::Hangs).await.is_err() || to.write_all(&bytes[..count]).await.is_err()
+        {
             return;
         }
     }

@@ -4,7 +4,8 @@ use crate::{free_port, run, run_with_stdin};
 fn help_documents_every_command_and_the_exit_codes() {
     let help = run(&["--help"]);
     assert_eq!(help.code, 0);
-    let words = "serve dev get set delete list count incr ttl txn watch lease lock elect servers status member import export";
+    let words =
+        "serve dev get set delete list count incr ttl txn watch lease lock elect servers status member import export";
     for word in words.split(' ') {
         assert!(help.out.contains(&format!("\n  {word} ")), "{word} is missing:\n{}", help.out);
         assert_eq!(run(&[word, "--help"]).code, 0, "{word}");

@@ -41,7 +41,8 @@ impl Shell {
 
     fn json(&self, args: &[&str]) -> Value {
         let ended = self.ask(&[args, &["-o", "json"][..]].concat());
-        serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{args:?}: {error}: {} {}", ended.out, ended.err))
+        serde_json::from_str(&ended.out)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {} {}", ended.out, ended.err))
     }
 
     fn begin(&self, args: &[&str]) -> Running {
@@ -147,7 +148,8 @@ fn transactions_are_read_from_text() {
     let lost = shell.ask_with_stdin(&["txn"], script);
     assert_eq!((lost.code, lost.out.as_str()), (5, "FAILURE\nlock\tme\n"), "{}", lost.err);
 
-    let all = ["txn", "--if", "value(lock) = me", "--if", "version(lock, \"\") > 0", "--then", "delete lock --previous"];
+    let all =
+        ["txn", "--if", "value(lock) = me", "--if", "version(lock, \"\") > 0", "--then", "delete lock --previous"];
     let all = [&all[..], &["--then", "list", "--then", "get nothing", "--then", "delete --prefix log/"]].concat();
     let answer = shell.json(&all);
     let results = &answer["results"];
@@ -188,7 +190,10 @@ fn watches_print_what_changes_or_run_a_command() {
     assert_eq!((&lines[1]["revision"], &lines[1]["previous"]["value"]), (&third.into(), &"two words".into()));
 
     let file = shell.dir.path().join("out");
-    let command = format!("echo $MOKV_WATCH_EVENT $MOKV_WATCH_KEY $MOKV_WATCH_REVISION >> {0}; cat >> {0}; exit 7", file.display());
+    let command = format!(
+        "echo $MOKV_WATCH_EVENT $MOKV_WATCH_KEY $MOKV_WATCH_REVISION >> {0}; cat >> {0}; exit 7",
+        file.display()
+    );
     let ran = shell.ask(&["watch", "k/b", "--from", &from, "--", "sh", "-c", &command]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (7, "", ""));
     assert_eq!(fs::read_to_string(&file).expect("file"), format!("put k/b {second}\ntwo words"));
@@ -242,7 +247,9 @@ fn locks_and_elections_are_held_while_a_command_runs() {
     assert_eq!(held.code(), 0);
     let line = waiting.line();
     let (key, token) = line.split_once(' ').expect("two words");
-    assert!(key.starts_with("l/") && token.parse::<u64>().expect("a token") > first["token"].as_u64().expect("a token"));
+    assert!(
+        key.starts_with("l/") && token.parse::<u64>().expect("a token") > first["token"].as_u64().expect("a token")
+    );
     assert_eq!(waiting.code(), 9);
     shell.expect(&["count", "l/"], 0, "0\n");
     shell.expect(&["lock", "l", "--try", "--", "sh", "-c", "kill -9 $$"], 137, "");
