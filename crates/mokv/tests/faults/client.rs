@@ -111,7 +111,7 @@ async fn call(client: Client, caller: u64, done: Arc<Done>, stop: Arc<AtomicBool
                 // A transaction that adds one, if nobody was faster.
                 let key = format!("counter-{counter}");
                 let txn = Txn::new()
-                    .when(Compare::mod_revision(&key).equal(revision))
+                    .when(Compare::mod_revision(&key).equals(revision))
                     .then(TxnOp::set(&key, (value + 1).to_string()));
                 if client.txn(txn).await?.succeeded {
                     done.added[counter as usize].fetch_add(1, Ordering::Relaxed);
