@@ -1,6 +1,6 @@
 //! `mokv bench`
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,12 @@ use tokio::task::JoinSet;
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
 use crate::output::{self, ResultOutput};
+use crate::serve::Signals;
 
 const EXAMPLES: &str = "\
 All callers share one client, as those of one service do. Keys begin with mokv-bench/ and are deleted at the end.
 
-With --check the callers also add to counters, each of which must be the number of acknowledged additions in the end, and
+A signal (SIGINT, SIGTERM) ends it early, with the report. With --check the callers also add to counters, each of which must be the number of acknowledged additions in the end, and
 read what they wrote themselves. Kill nodes meanwhile: no call fails whose time (--timeout) lasts until there is another leader.
 
 Examples:
@@ -71,6 +72,8 @@ struct Tally {
     writes: AtomicU64,
     added: [AtomicU64; COUNTERS as usize],
     failed: AtomicU64,
+    /// Nobody begins another call.
+    is_over: AtomicBool,
     first_failure: Mutex<Option<String>>,
     /// Of each call, in microseconds.
     times: Mutex<Vec<u32>>,
@@ -94,6 +97,12 @@ impl BenchArgs {
         // Whether there is a cluster at all, and nothing of an earlier run.
         client.delete_range(KeyRange::prefix(PREFIX)).await?;
         let tally = Arc::new(Tally::default());
+        let mut signals = Signals::new()?;
+        let told = tally.clone();
+        tokio::spawn(async move {
+            signals.next().await;
+            told.is_over.store(true, Ordering::Relaxed);
+        });
         let began = Instant::now();
         let mut callers = JoinSet::new();
         for number in 0..self.clients {
@@ -171,7 +180,7 @@ impl Caller {
     async fn run(mut self) -> Option<String> {
         let mut times = Vec::new();
         let mut wrong = None;
-        while Instant::now() < self.until && wrong.is_none() {
+        while Instant::now() < self.until && !self.tally.is_over.load(Ordering::Relaxed) && wrong.is_none() {
             let began = Instant::now();
             match self.step().await {
                 Ok(found) => wrong = found,
