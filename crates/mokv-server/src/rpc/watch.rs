@@ -57,7 +57,7 @@ fn check_remembered(node: &Node, after: u64) -> Result<(), Status> {
 fn range(request: &WatchRequest, limits: &Limits) -> Result<KeyRange, Status> {
     let WatchRequest { key, prefix, start, end, .. } = request;
     if key.is_empty() {
-        return Ok(convert::range(prefix.clone(), start.clone(), end.clone(), limits)?);
+        return convert::range(prefix.clone(), start.clone(), end.clone(), limits);
     }
     if !(prefix.is_empty() && start.is_empty() && end.is_empty()) {
         return Err(status::invalid("key", "a watch is of one key or of a range, not of both"));
