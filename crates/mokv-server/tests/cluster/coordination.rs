@@ -103,7 +103,7 @@ async fn what_was_missed_is_told_or_listed_again() {
     client.delete("gone").await.expect("a write");
     let value = vec![b'x'; 8 << 10];
     let mut last = 0;
-    for n in 0..200 {
+    for n in 0..2000 {
         last = client.set(format!("k/{}", n % 3), value.clone()).await.expect("a write").revision;
     }
     let mut again = false;

@@ -199,7 +199,8 @@ fn watches_print_what_changes_or_run_a_command() {
     assert_eq!(fs::read_to_string(&file).expect("file"), format!("put k/b {second}\ntwo words"));
     assert_eq!(shell.ask(&["watch"]).code, 2);
 
-    let table = shell.begin(&["watch", "--all", "-o", "table"]);
+    let mut table = shell.begin(&["watch", "--all", "--list-first", "-o", "table"]);
+    assert!(table.line().contains("have"), "from here on it listens to signals");
     table.signal(Signal::INT);
     assert_eq!(table.code(), 0);
 }
