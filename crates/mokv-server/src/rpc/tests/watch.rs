@@ -411,6 +411,26 @@ async fn a_thousand_watchers_see_each_revision_once() {
     assert_eq!(server.node.status().watches.events, 1000 * WRITES);
 }
 
+#[tokio::test]
+async fn events_say_how_a_key_ends() {
+    let server = Running::start(Setup::default()).await;
+    let mut kv = server.kv().await;
+    let grant = api::GrantLeaseRequest { ttl_ms: 60_000, ..Default::default() };
+    let lease_id = kv.grant_lease(grant).await.expect("grant").into_inner().lease_id;
+    let (_, mut stream) = begun(&mut kv, WatchRequest { previous: true, ..watch("") }).await;
+    kv.set(api::SetRequest { lease_id, ..set("k", "1") }).await.expect("set");
+    kv.set(api::SetRequest { ttl_ms: 60_000, ..set("k", "2") }).await.expect("set");
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        events.extend(answer(&mut stream).await.events);
+    }
+    let pair = events[0].pair.as_ref().expect("a pair");
+    assert_eq!((pair.lease_id, pair.ttl_ms), (lease_id, 0));
+    let pair = events[1].pair.as_ref().expect("a pair");
+    assert!(pair.lease_id == 0 && pair.ttl_ms > 0, "{pair:?}");
+    assert_eq!(events[1].previous.as_ref().map(|before| before.lease_id), Some(lease_id));
+}
+
 /// The server is a process of its own: its memory and its processor time are what is measured.
 #[expect(clippy::print_stderr, reason = "what was measured")]
 #[tokio::test]
