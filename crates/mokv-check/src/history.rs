@@ -15,11 +15,16 @@
 //! - A call that has not returned when the recording ends stays without a [`Event::Return`]: it counts as unknown.
 //!   Leaving it out would make correct histories illegal.
 //! - [`Event::Commit`]s are optional, but a history that has one claims to have them all: each write transaction that
-//!   any node applied before the last return.
+//!   any node applied before the last return. Only with them is it judged when keys and leases end, what watchers see, and
+//!   what keys have that more than plain sets and deletes may write.
 
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
+
+use crate::answer::Outcome;
+use crate::op::Op;
+use crate::watch::{Seen, Watch};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,124 +63,56 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         call: Option<u64>,
     },
-}
-
-/// What a client asks of the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Op {
-    /// Sets a key.
-    Set {
-        /// The key.
-        key: String,
-        /// A token that is written only here, in the whole history.
-        value: String,
+    /// What time brought about, as a node applied it: keys whose ttl is over are gone, and leases with their keys. Where
+    /// keys are gone it takes a revision, and is one of the write transactions that commits claim to have all of.
+    Expiry {
+        /// Who applied it.
+        node: u64,
+        /// When that was known: not before it was applied.
+        at: u64,
+        /// The revision that it took; without keys, of the view.
+        revision: u64,
+        /// The keys that are gone.
+        keys: Vec<String>,
+        /// The leases that ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        leases: Vec<u64>,
     },
-    /// Deletes a key. Deleting a missing key succeeds and takes no revision.
-    Delete {
-        /// The key.
-        key: String,
+    /// A client is about to watch.
+    Watch {
+        /// Unique in the history, also among calls.
+        id: u64,
+        /// Who watches.
+        client: u64,
+        /// Microseconds since the run began.
+        at: u64,
+        /// What is asked for.
+        watch: Watch,
     },
-    /// Reads a key.
-    Get {
-        /// The key.
-        key: String,
-        /// How fresh the answer has to be.
-        read: Read,
+    /// A watcher is told something. What one watcher is told stands in its order, unlike all else.
+    Seen {
+        /// The watch's.
+        id: u64,
+        /// Microseconds since the run began.
+        at: u64,
+        /// What it is told.
+        seen: Seen,
     },
-    /// Reads every pair whose key begins with the prefix, in the order of the keys' bytes.
-    List {
-        /// The prefix.
-        prefix: String,
-        /// How fresh the answer has to be.
-        read: Read,
+    /// A watch has ended. Who begins another one where it ended has recorded two.
+    Unwatch {
+        /// The watch's.
+        id: u64,
+        /// Microseconds since the run began.
+        at: u64,
+        /// Why, for people.
+        reason: String,
     },
-    /// Compares, then does one of two lists of operations, all at one revision. The operations take effect one after
-    /// another, each sees those before it. No list writes a key twice.
-    Txn {
-        /// All of them have to hold for `then`.
-        compare: Vec<Compare>,
-        /// What is done if they hold.
-        then: Vec<TxnOp>,
-        /// What is done if one does not.
-        otherwise: Vec<TxnOp>,
-    },
-}
-
-/// How fresh a read has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Read {
-    /// Whether it reflects what was acknowledged before it began.
-    pub consistency: Consistency,
-    /// It reflects at least this revision.
-    pub min_revision: u64,
-}
-
-/// Whether a read reflects what was acknowledged before it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Consistency {
-    /// It does.
-    Linearizable,
-    /// It reflects a state that the store had once.
-    Local,
-}
-
-/// One operation of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TxnOp {
-    /// Sets a key.
-    Set {
-        /// The key.
-        key: String,
-        /// A token that is written only here, in the whole history.
-        value: String,
-    },
-    /// Deletes a key.
-    Delete {
-        /// The key.
-        key: String,
-    },
-    /// Reads a key.
-    Get {
-        /// The key.
-        key: String,
-    },
-}
-
-/// A condition on one key, on the state before the transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "compare", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Compare {
-    /// The value is this.
-    Value {
-        /// The key.
-        key: String,
-        /// `None`: the key is absent.
-        expected: Option<String>,
-    },
-    /// The revision of the last write is this.
-    ModRevision {
-        /// The key.
-        key: String,
-        /// 0: the key is absent.
-        expected: u64,
-    },
-    /// The number of writes since the key came to be is this.
-    Version {
-        /// The key.
-        key: String,
-        /// 0: the key is absent.
-        expected: u64,
-    },
-    /// The revision at which the key came to be is this.
-    CreateRevision {
-        /// The key.
-        key: String,
-        /// 0: the key is absent.
-        expected: u64,
+    /// How fast the clocks of the nodes run: 100, as if this is not said, is as fast as the recorder's.
+    Clocks {
+        /// The fastest one's speed.
+        fastest_percent: u64,
+        /// The slowest one's.
+        slowest_percent: u64,
     },
 }
 
@@ -194,106 +131,6 @@ pub enum Change {
     Delete {
         /// The key.
         key: String,
-    },
-}
-
-/// How a call ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Outcome {
-    /// It was answered.
-    Ok {
-        /// By this.
-        answer: Answer,
-    },
-    /// It had no effect and never will.
-    Failed {
-        /// Why, for people.
-        reason: String,
-    },
-    /// It may have had an effect, or may have one later.
-    Unknown {
-        /// Why, for people.
-        reason: String,
-    },
-}
-
-/// What a successful call was answered. Its kind is that of the [`Op`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Answer {
-    /// To [`Op::Set`].
-    Set {
-        /// The revision of this write.
-        revision: u64,
-        /// The revision at which the key came to be, since it was last absent.
-        create_revision: u64,
-        /// How many times the key was written since then.
-        version: u64,
-    },
-    /// To [`Op::Delete`].
-    Delete {
-        /// Whether the key had a value.
-        existed: bool,
-        /// The revision of this write; where nothing was deleted, of the view that showed it.
-        revision: u64,
-    },
-    /// To [`Op::Get`].
-    Get {
-        /// The revision of the view.
-        revision: u64,
-        /// `None`: the key is absent.
-        pair: Option<Pair>,
-    },
-    /// To [`Op::List`].
-    List {
-        /// The revision of the view.
-        revision: u64,
-        /// In the order of the keys' bytes.
-        pairs: Vec<Pair>,
-    },
-    /// To [`Op::Txn`].
-    Txn {
-        /// Whether all compares held.
-        succeeded: bool,
-        /// The revision of this write; where nothing was changed, of the view.
-        revision: u64,
-        /// One for each operation of the list that was done.
-        results: Vec<TxnResult>,
-    },
-}
-
-/// A key as a read shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pair {
-    /// The key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// The revision at which the key came to be, since it was last absent.
-    pub create_revision: u64,
-    /// The revision of the last write.
-    pub mod_revision: u64,
-    /// How many times the key was written since it came to be; 1 after the first.
-    pub version: u64,
-}
-
-/// What came of one operation of a transaction. Its kind is that of the [`TxnOp`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "result", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TxnResult {
-    /// Of [`TxnOp::Set`].
-    Set,
-    /// Of [`TxnOp::Delete`].
-    Delete {
-        /// Whether the key had a value.
-        existed: bool,
-    },
-    /// Of [`TxnOp::Get`].
-    Get {
-        /// `None`: the key is absent.
-        pair: Option<Pair>,
     },
 }
 
@@ -364,38 +201,33 @@ impl From<Vec<Event>> for History {
     }
 }
 
-impl Read {
-    /// Reflects what was acknowledged before it began.
-    pub fn linearizable() -> Self {
-        Self { consistency: Consistency::Linearizable, min_revision: 0 }
-    }
-
-    /// Reflects a state that the store had once, at this revision or later.
-    pub fn local(min_revision: u64) -> Self {
-        Self { consistency: Consistency::Local, min_revision }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What others rely on, byte by byte: recorders and judges need not be of one build.
     const LINES: &str = r#"{"event":"call","id":1,"client":2,"at":3,"op":{"op":"set","key":"k","value":"v1"}}
-{"event":"call","id":4,"client":3,"at":4,"op":{"op":"list","prefix":"","read":{"consistency":"local","min_revision":7}}}
-{"event":"call","id":5,"client":4,"at":4,"op":{"op":"txn","compare":[{"compare":"value","key":"k","expected":null},{"compare":"mod_revision","key":"k","expected":3}],"then":[{"op":"delete","key":"k"}],"otherwise":[{"op":"get","key":"k"}]}}
+{"event":"call","id":4,"client":3,"at":4,"op":{"op":"list","range":{},"read":{"consistency":"local","min_revision":7}}}
+{"event":"call","id":5,"client":4,"at":4,"op":{"op":"txn","compare":[{"key":"k","is":"equal","target":{"version":0}},{"key":"k","range_end":"l","is":"greater","target":{"mod_revision":3}}],"then":[{"op":"delete","key":"k"}],"otherwise":[{"op":"get","key":"k"}]}}
 {"event":"commit","node":1,"revision":1,"changes":[{"change":"put","key":"k","value":"v1"}],"call":1}
 {"event":"commit","node":2,"revision":1,"changes":[{"change":"put","key":"k","value":"v1"}]}
 {"event":"return","id":1,"at":9,"result":{"outcome":"ok","answer":{"answer":"set","revision":1,"create_revision":1,"version":1}}}
 {"event":"return","id":4,"at":9,"result":{"outcome":"ok","answer":{"answer":"list","revision":1,"pairs":[{"key":"k","value":"v1","create_revision":1,"mod_revision":1,"version":1}]}}}
-{"event":"return","id":5,"at":10,"result":{"outcome":"ok","answer":{"answer":"txn","succeeded":false,"revision":1,"results":[{"result":"get","pair":null},{"result":"set"}]}}}
+{"event":"return","id":5,"at":10,"result":{"outcome":"ok","answer":{"answer":"txn","revision":1,"done":{"succeeded":false,"results":[{"result":"get","pair":null}]}}}}
 {"event":"return","id":6,"at":11,"result":{"outcome":"unknown","reason":"timeout"}}
+{"event":"call","id":7,"client":4,"at":12,"op":{"op":"set","key":"k","value":"v2","ttl_ms":5,"condition":{"mod_revision":1},"keep_ttl":true}}
+{"event":"call","id":8,"client":4,"at":12,"op":{"op":"grant_lease","ttl_ms":5,"lease":0}}
+{"event":"expiry","node":1,"at":13,"revision":2,"keys":["k"],"leases":[3]}
+{"event":"watch","id":9,"client":4,"at":12,"watch":{"keys":{"range":{"prefix":"k"}},"start_revision":1}}
+{"event":"seen","id":9,"at":13,"seen":{"revision":2,"events":[{"key":"k","revision":2,"pair":null}]}}
+{"event":"unwatch","id":9,"at":14,"reason":"stopped"}
+{"event":"clocks","fastest_percent":150,"slowest_percent":67}
 "#;
 
     #[test]
     fn json_lines_are_read_and_written_alike() {
         let history = History::read(LINES.as_bytes()).expect("a history");
-        assert_eq!(history.events.len(), 9);
+        assert_eq!(history.events.len(), 16);
         let mut written = Vec::new();
         history.write(&mut written).expect("written");
         assert_eq!(String::from_utf8(written).expect("UTF-8"), LINES);
@@ -405,8 +237,8 @@ mod tests {
     fn a_broken_line_is_named_by_its_number() {
         let broken = format!("{}\n\n{{\"event\":\"commit\",\"node\":1}}\n", LINES.trim_end());
         let error = History::read(broken.as_bytes()).expect_err("no event");
-        assert!(matches!(error, ReadError::NoEvent { line: 11, .. }), "{error}");
-        assert!(error.to_string().starts_with("line 11 is no event: missing field `revision`"), "{error}");
+        assert!(matches!(error, ReadError::NoEvent { line: 18, .. }), "{error}");
+        assert!(error.to_string().starts_with("line 18 is no event: missing field `revision`"), "{error}");
     }
 
     #[test]

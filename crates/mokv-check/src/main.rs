@@ -121,7 +121,13 @@ fn of_values(report: &ValueReport) -> String {
 fn show(out: &mut impl Write, history: &History, calls: &[u64], revisions: &[u64]) -> io::Result<()> {
     let calls: BTreeSet<&u64> = calls.iter().collect();
     let spoken_of = |event: &&Event| match event {
-        Event::Call { id, .. } | Event::Return { id, .. } => calls.contains(id),
+        Event::Call { id, .. }
+        | Event::Return { id, .. }
+        | Event::Watch { id, .. }
+        | Event::Seen { id, .. }
+        | Event::Unwatch { id, .. } => calls.contains(id),
+        Event::Expiry { revision, .. } => revisions.contains(revision),
+        Event::Clocks { .. } => false,
         Event::Commit { revision, call, .. } => {
             revisions.contains(revision) || call.as_ref().is_some_and(|call| calls.contains(call))
         }

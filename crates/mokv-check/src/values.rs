@@ -5,13 +5,15 @@
 //! been. It believes no revision, which checker A does; what A decides from revisions, B confirms without them.
 //!
 //! Left out are calls that failed; local reads, which promise no order; lists, which are more than reads of each key; and
-//! every key that a transaction may write. A call whose fate is unknown may take effect at any time after its
+//! every key that more than plain sets and deletes may write, such as transactions and time. A call whose fate is unknown may take effect at any time after its
 //! beginning, or never.
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::answer::Answer;
 use crate::calls::{Call, Calls, Fate, Malformed};
-use crate::history::{Answer, Consistency, History, Op};
+use crate::history::History;
+use crate::op::{Consistency, Delete, Op, Read, Set};
 
 /// How long to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct ValueReport {
     pub steps: u64,
     /// The keys on which the search met its limit: neither legal nor illegal.
     pub gave_up: Vec<String>,
-    /// The keys that transactions may write.
+    /// The keys that more than plain sets and deletes may write.
     pub left_out: usize,
 }
 
@@ -161,16 +163,20 @@ enum End<'a> {
     Stuck { ordered: usize, value: Option<&'a str>, stuck: Vec<u64> },
 }
 
-/// The keys; `None` where a transaction may have written.
+/// The keys; `None` where more than plain sets and deletes may have written.
 fn registers<'a>(calls: &Calls<'a>) -> BTreeMap<&'a str, Option<Register<'a>>> {
     let mut registers: BTreeMap<&str, Option<Register<'_>>> = BTreeMap::new();
     for call in &calls.list {
-        if let (Op::Txn { .. }, Fate::Answered(_) | Fate::Unknown) = (call.op, &call.fate) {
+        if !is_plain(call.op) && !matches!(call.fate, Fate::Failed) {
             let (puts, deletes) = call.may_change();
             registers.extend(puts.into_iter().chain(deletes).map(|key| (key, None)));
-        } else if let Some((key, step)) = step(call)
-            && let Some(register) = registers.entry(key).or_insert_with(|| Some(Register::default()))
-        {
+            continue;
+        }
+        let Some((key, step)) = step(call) else { continue };
+        let register = registers.entry(key).or_insert_with(|| Some(Register::default()));
+        if calls.is_special(key) {
+            *register = None;
+        } else if let Some(register) = register {
             if step.until == u64::MAX { register.unknown.push(step) } else { register.answered.push(step) }
         }
     }
@@ -182,6 +188,16 @@ fn registers<'a>(calls: &Calls<'a>) -> BTreeMap<&'a str, Option<Register<'a>>> {
     registers
 }
 
+/// Whether it is a read, or a set or delete without conditions.
+fn is_plain(op: &Op) -> bool {
+    match op {
+        Op::Set(Set { condition, .. }) | Op::Delete(Delete { condition, .. }) => condition.is_none(),
+        Op::Txn(_) => false,
+        // What else writes makes its keys special.
+        _ => true,
+    }
+}
+
 /// What a call says of a key, if it does.
 fn step<'a>(call: &Call<'a>) -> Option<(&'a str, Step<'a>)> {
     let answer = match &call.fate {
@@ -190,16 +206,21 @@ fn step<'a>(call: &Call<'a>) -> Option<(&'a str, Step<'a>)> {
         Fate::Failed => return None,
     };
     let (key, action) = match (call.op, answer) {
-        (Op::Set { key, value }, _) => (key, Action::Set(value)),
-        (Op::Delete { key }, Some(Answer::Delete { existed, .. })) => (key, Action::Delete(Some(*existed))),
-        (Op::Delete { key }, None) => (key, Action::Delete(None)),
-        (Op::Get { key, read }, Some(Answer::Get { pair, .. })) if read.consistency == Consistency::Linearizable => {
+        (Op::Set(Set { key, value, .. }), _) => (key, Action::Set(value)),
+        (Op::Delete(Delete { key, .. }), Some(Answer::Delete { existed, .. })) => (key, Action::Delete(Some(*existed))),
+        (Op::Delete(Delete { key, .. }), None) => (key, Action::Delete(None)),
+        (Op::Get { key, read }, Some(Answer::Get { pair, .. })) if is_fresh(*read) => {
             (key, Action::Get(pair.as_ref().map(|pair| pair.value.as_str())))
         }
         _ => return None,
     };
     let until = if answer.is_some() { call.returned? } else { u64::MAX };
     Some((key, Step { id: call.id, from: call.at, until, action }))
+}
+
+/// Whether a read reflects what was acknowledged before it.
+fn is_fresh(read: Read) -> bool {
+    read.consistency != Consistency::Local && read.at_revision == 0
 }
 
 impl<'a> Register<'a> {

@@ -8,10 +8,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mokv_check::{Answer, Consistency, Op, Outcome, Pair, Read};
-use mokv_proto::api::{
-    self, DeleteRequest, GetRequest, GetResponse, ListRequest, OpenSessionRequest, RequestId, SetRequest,
+use mokv_check::{
+    Answer, Compare, Comparison, Condition, Consistency, Delete, List, Op, Outcome, Range, Read, Set, Target, Txn,
+    TxnOp,
 };
+use mokv_proto::api::{self, GetRequest, OpenSessionRequest, RequestId};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
@@ -20,9 +21,11 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
 use crate::cluster::{Cluster, Running};
+use crate::messages::{self, brief};
 use crate::plan::Load;
 use crate::recorder::Recorder;
 use crate::seed;
+use crate::watcher;
 
 /// A message between a client and a node takes up to this long.
 const LATENCY_MAX: Duration = Duration::from_millis(2);
@@ -32,6 +35,12 @@ const ANSWER_LOST: f64 = 0.005;
 
 /// How long a client waits before it sends a session's write again.
 const RETRY_PAUSE: Duration = Duration::from_millis(40);
+
+/// Lives of keys and leases, in milliseconds: some end while an election goes on, some after it.
+const LIVES_MS: std::ops::Range<u64> = 1000..6000;
+
+/// Leases that a client remembers.
+const LEASES_MAX: usize = 4;
 
 /// What a session shares between its clients.
 struct Session {
@@ -53,6 +62,8 @@ pub struct Client {
     /// The node that is asked, or any.
     home: Option<usize>,
     tokens: u64,
+    /// Leases that it was granted, the newest last.
+    leases: Vec<u64>,
     /// The highest revision that was seen.
     revision: u64,
 }
@@ -70,6 +81,9 @@ pub fn start(cluster: &Cluster, recorder: &Recorder, stop: &watch::Receiver<bool
         }
         let mut client = Client::new(number as u64, cluster, recorder, session.clone());
         let (mut stop, over) = (stop.clone(), over.clone());
+        if number < cluster.len() {
+            watcher::start(cluster, recorder, &stop, over.clone(), number);
+        }
         crate::net::harness(async move {
             while !*stop.borrow() {
                 tokio::select! {
@@ -97,6 +111,8 @@ enum Failure {
     Unknown(String),
     /// Nothing will come from this attempt, but an earlier one may have had an effect; another one makes no sense.
     NoneNow(String),
+    /// There is no such lease: an answer.
+    NoLease(String),
 }
 
 impl Client {
@@ -110,7 +126,7 @@ impl Client {
         let home = rng.random_bool(0.3).then(|| rng.random_range(0..cluster.len()));
         let load = cluster.plan().load.clone();
         let (cluster, recorder) = (cluster.clone(), recorder.clone());
-        Self { number, cluster, recorder, load, rng, session, home, tokens: 0, revision: 0 }
+        Self { number, cluster, recorder, load, rng, session, home, tokens: 0, leases: Vec::new(), revision: 0 }
     }
 
     /// From now on asks this host only.
@@ -132,19 +148,193 @@ impl Client {
     }
 
     async fn step(&mut self) {
-        let key = format!("key-{}", self.rng.random_range(0..self.load.keys));
         if self.draw(self.load.writes) {
             let in_session = self.draw(self.load.in_session);
-            let op = if self.draw(25) { Op::Delete { key } } else { Op::Set { key, value: self.token() } };
+            let op = self.any_write();
             self.write(op, in_session).await;
             return;
         }
+        let key = self.any_key();
         let read = self.read_options();
-        match self.rng.random_range(0..20) {
-            0..=13 => drop(self.get(&key, read).await),
-            14..=18 => drop(self.list("key-", read).await),
+        match self.rng.random_range(0..40) {
+            0..=25 => drop(self.get(&key, read).await),
+            26..=33 => {
+                let list = List { read, ..self.any_list() };
+                drop(self.list_of(list).await);
+            }
+            34..=36 => {
+                let range = self.any_range();
+                drop(self.count(range, read).await);
+            }
+            37..=38 => self.lease_call().await,
             _ => self.servers().await,
         }
+    }
+
+    fn any_key(&mut self) -> String {
+        format!("key-{}", self.rng.random_range(0..self.load.keys))
+    }
+
+    fn any_range(&mut self) -> Range {
+        match self.draw(60) {
+            true => Range::prefix("key-"),
+            false => {
+                let (start, end) = (self.any_key(), self.any_key());
+                Range { start: start.clone().min(end.clone()), end: start.max(end), ..Range::default() }
+            }
+        }
+    }
+
+    fn any_list(&mut self) -> List {
+        List {
+            range: self.any_range(),
+            limit: if self.draw(30) { self.rng.random_range(1..4) } else { 0 },
+            reverse: self.draw(30),
+            keys_only: self.draw(20),
+            read: Read::default(),
+        }
+    }
+
+    fn any_write(&mut self) -> Op {
+        match self.rng.random_range(0..100) {
+            0..=44 => Op::Set(self.any_set()),
+            45..=59 => {
+                let (key, condition) = (self.any_key(), self.any_condition());
+                Op::Delete(Delete { key, condition, previous: self.draw(20) })
+            }
+            60..=63 => Op::DeleteRange { range: self.any_range() },
+            64..=77 => {
+                let key = format!("number-{}", self.rng.random_range(0..2));
+                let ttl_ms = if self.draw(20) { self.rng.random_range(LIVES_MS) } else { 0 };
+                Op::Increment { key, delta: self.rng.random_range(-3..9), ttl_ms }
+            }
+            78..=91 => Op::Txn(self.any_txn(true)),
+            92..=97 => Op::GrantLease { ttl_ms: self.rng.random_range(LIVES_MS), lease: 0 },
+            _ => match self.any_lease() {
+                0 => Op::GrantLease { ttl_ms: self.rng.random_range(LIVES_MS), lease: 0 },
+                lease => Op::RevokeLease { lease },
+            },
+        }
+    }
+
+    fn any_lease(&mut self) -> u64 {
+        match self.leases.len() {
+            0 => 0,
+            count => self.leases[self.rng.random_range(0..count)],
+        }
+    }
+
+    fn any_condition(&mut self) -> Option<Condition> {
+        match self.rng.random_range(0..10) {
+            0 => Some(Condition::Absent),
+            1 => Some(Condition::Present),
+            2 => Some(Condition::ModRevision(self.rng.random_range(1..=self.revision.max(1)))),
+            _ => None,
+        }
+    }
+
+    fn any_set(&mut self) -> Set {
+        let mut set = Set { key: self.any_key(), value: self.token(), ..Set::default() };
+        set.condition = self.any_condition();
+        set.previous = self.draw(15);
+        match self.rng.random_range(0..10) {
+            0 | 1 => set.ttl_ms = self.rng.random_range(LIVES_MS),
+            2 | 3 => set.lease = self.any_lease(),
+            4 => set.keep_ttl = true,
+            5 => (set.keep_value, set.ttl_ms) = (true, self.rng.random_range(LIVES_MS)),
+            _ => {}
+        }
+        set
+    }
+
+    /// No list of it writes a key twice: each operation has a key of its own.
+    fn any_txn(&mut self, may_nest: bool) -> Txn {
+        let compare = (0..self.rng.random_range(0..3)).map(|_| self.any_compare()).collect();
+        let then = self.any_ops(may_nest);
+        // Of a transaction within, both lists count.
+        let otherwise = if may_nest { self.any_ops(false) } else { Vec::new() };
+        Txn { compare, then, otherwise }
+    }
+
+    fn any_compare(&mut self) -> Compare {
+        let all = [Comparison::Equal, Comparison::Greater, Comparison::Less, Comparison::NotEqual];
+        let is = all[self.rng.random_range(0..all.len())];
+        let target = match self.rng.random_range(0..4) {
+            0 => Target::Version(self.rng.random_range(0..3)),
+            1 => Target::CreateRevision(self.rng.random_range(0..=self.revision)),
+            2 => Target::ModRevision(self.rng.random_range(0..=self.revision)),
+            _ => Target::Lease(0),
+        };
+        let range_end = self.draw(15).then(|| "key-9".to_owned());
+        Compare { key: self.any_key(), range_end, is, target }
+    }
+
+    fn any_ops(&mut self, may_nest: bool) -> Vec<TxnOp> {
+        let mut ops = Vec::new();
+        for key in 0..self.load.keys.min(4) {
+            let key = format!("key-{key}");
+            match self.rng.random_range(0..12) {
+                0..=3 => {
+                    let lease = if self.draw(20) { self.any_lease() } else { 0 };
+                    ops.push(TxnOp::Set(Set { key, value: self.token(), lease, ..Set::default() }));
+                }
+                4 => ops.push(TxnOp::Delete(Delete { key, previous: self.draw(30), ..Delete::default() })),
+                5 => ops.push(TxnOp::Get { key }),
+                6 => ops.push(TxnOp::List(List { keys_only: false, ..self.any_list() })),
+                _ => {}
+            }
+        }
+        if may_nest && ops.is_empty() && self.draw(50) {
+            ops.push(TxnOp::Txn(self.any_txn(false)));
+        }
+        ops
+    }
+
+    /// Keeps a lease alive, or asks for it.
+    async fn lease_call(&mut self) {
+        let lease = self.any_lease();
+        if lease == 0 {
+            return;
+        }
+        let deadline = Instant::now() + self.load.timeout;
+        let op = if self.draw(70) { Op::KeepAlive { lease } } else { Op::GetLease { lease } };
+        let call = self.recorder.call(self.number, op.clone());
+        let answered = match op {
+            Op::KeepAlive { .. } => {
+                let keep = |running: Running, request: Request<u64>| async move {
+                    let message = api::KeepLeaseAliveRequest { lease_id: request.into_inner() };
+                    let asked = futures_util::stream::iter([message]);
+                    let mut answers = running.kv().keep_lease_alive(asked).await?.into_inner();
+                    let answer = answers.message().await?;
+                    answer.map(Response::new).ok_or_else(|| Status::unavailable("no answer"))
+                };
+                let kept = self.call("KeepLeaseAlive", lease, deadline, keep).await;
+                kept.map(|kept| match kept.ttl_ms {
+                    0 => Answer::NoLease,
+                    ttl_ms => Answer::KeepAlive { ttl_ms },
+                })
+            }
+            _ => {
+                let message = api::GetLeaseRequest { lease_id: lease, keys: true };
+                let get = |running: Running, request| async move { running.kv().get_lease(request).await };
+                let found = self.call("GetLease", message, deadline, get).await;
+                found.map(|found| {
+                    let api::GetLeaseResponse { ttl_ms, remaining_ms, keys, .. } = found;
+                    Answer::GetLease { ttl_ms, remaining_ms, keys }
+                })
+            }
+        };
+        let outcome = match answered {
+            Ok(answer) => Outcome::Ok { answer },
+            Err(Failure::NoLease(_)) => Outcome::Ok { answer: Answer::NoLease },
+            // It may have lengthened a life, which harms nobody.
+            Err(failure) => Outcome::Unknown { reason: failure.into_reason() },
+        };
+        if matches!(outcome, Outcome::Ok { answer: Answer::NoLease }) {
+            self.leases.retain(|known| *known != lease);
+        }
+        self.cluster.trace().note(format_args!("client {} call {call} {op:?}: {outcome:?}", self.number));
+        self.recorder.answer(call, outcome);
     }
 
     fn draw(&mut self, of_100: u32) -> bool {
@@ -162,9 +352,13 @@ impl Client {
         match self.draw(self.load.local) {
             true => {
                 let min_revision = if self.rng.random_bool(0.5) { self.revision } else { 0 };
-                Read { consistency: Consistency::Local, min_revision }
+                let max_staleness_ms = if self.rng.random_bool(0.2) { self.rng.random_range(1..2000) } else { 0 };
+                Read { consistency: Consistency::Local, min_revision, max_staleness_ms, at_revision: 0 }
             }
-            false => Read { consistency: Consistency::Linearizable, min_revision: 0 },
+            false if self.draw(8) && self.revision > 0 => {
+                Read { at_revision: self.rng.random_range(1..=self.revision), ..Read::default() }
+            }
+            false => Read::linearizable(),
         }
     }
 
@@ -193,13 +387,21 @@ impl Client {
         let outcome = match written {
             Ok(answer) => {
                 self.saw(&answer);
-                self.cluster.observer().acknowledged(revision_of(&answer)).await;
+                if let Answer::GrantLease { lease, .. } = answer {
+                    self.leases.push(lease);
+                    let surplus = self.leases.len().saturating_sub(LEASES_MAX);
+                    self.leases.drain(..surplus);
+                }
+                if let Some(revision) = answer.revision() {
+                    self.cluster.observer().acknowledged(revision).await;
+                }
                 Outcome::Ok { answer }
             }
+            Err(Failure::NoLease(_)) => Outcome::Ok { answer: Answer::NoLease },
             Err(Failure::None(reason) | Failure::NoneNow(reason)) => Outcome::Failed { reason },
             Err(Failure::Unknown(reason)) => Outcome::Unknown { reason },
         };
-        self.cluster.trace().note(format_args!("client {} call {call} {}", self.number, brief(&op, &outcome)));
+        self.cluster.trace().note(format_args!("client {} call {call} {}", self.number, report(&op, &outcome)));
         self.recorder.answer(call, outcome.clone());
         outcome
     }
@@ -222,6 +424,9 @@ impl Client {
                     drop(session);
                     return Err(earlier.map_or(Failure::None(reason), Failure::Unknown));
                 }
+                Failure::NoLease(reason) => {
+                    return Err(earlier.map_or(Failure::NoLease(reason), Failure::Unknown));
+                }
                 Failure::Unknown(reason) => {
                     if is_final {
                         return Err(Failure::Unknown(reason));
@@ -241,21 +446,51 @@ impl Client {
 
     async fn attempt(&mut self, op: &Op, id: Option<RequestId>, deadline: Instant) -> Result<Answer, Failure> {
         match op {
-            Op::Set { key, value } => {
-                let message =
-                    SetRequest { key: key.clone(), value: value.clone().into(), request_id: id, ..Default::default() };
+            Op::Set(set) => {
+                let message = messages::set(set, id);
                 let call = |running: Running, request| async move { running.kv().set(request).await };
-                let done = self.call("Set", message, deadline, call).await?;
-                let api::SetResponse { revision, create_revision, version, .. } = done;
-                Ok(Answer::Set { revision, create_revision, version })
+                Ok(messages::set_answer(self.call("Set", message, deadline, call).await?))
             }
-            Op::Delete { key } => {
-                let message = DeleteRequest { key: key.clone(), request_id: id, ..Default::default() };
+            Op::Delete(delete) => {
+                let message = messages::delete(delete, id);
                 let call = |running: Running, request| async move { running.kv().delete(request).await };
-                let done = self.call("Delete", message, deadline, call).await?;
-                Ok(Answer::Delete { existed: done.existed, revision: done.revision })
+                Ok(messages::delete_answer(self.call("Delete", message, deadline, call).await?))
             }
-            Op::Get { .. } | Op::List { .. } | Op::Txn { .. } => unreachable!("no write that the product has"),
+            Op::DeleteRange { range } => {
+                let message = messages::delete_range(range, id);
+                let call = |running: Running, request| async move { running.kv().delete_range(request).await };
+                let done = self.call("DeleteRange", message, deadline, call).await?;
+                Ok(Answer::DeleteRange { deleted: done.deleted, revision: done.revision })
+            }
+            Op::Increment { key, delta, ttl_ms } => {
+                let message =
+                    api::IncrementRequest { key: key.clone(), delta: *delta, request_id: id, ttl_ms: *ttl_ms };
+                let call = |running: Running, request| async move { running.kv().increment(request).await };
+                let api::IncrementResponse { value, revision, create_revision, version } =
+                    self.call("Increment", message, deadline, call).await?;
+                Ok(Answer::Increment { value, revision, create_revision, version })
+            }
+            Op::Txn(txn) => {
+                let message = messages::txn(txn, id);
+                let call = |running: Running, request| async move { running.kv().txn(request).await };
+                let done = self.call("Txn", message, deadline, call).await?;
+                messages::txn_answer(done).ok_or_else(|| Failure::Unknown("the answer was cut".into()))
+            }
+            Op::GrantLease { ttl_ms, lease } => {
+                let message = api::GrantLeaseRequest { ttl_ms: *ttl_ms, lease_id: *lease, request_id: id };
+                let call = |running: Running, request| async move { running.kv().grant_lease(request).await };
+                let done = self.call("GrantLease", message, deadline, call).await?;
+                Ok(Answer::GrantLease { lease: done.lease_id, revision: done.revision })
+            }
+            Op::RevokeLease { lease } => {
+                let message = api::RevokeLeaseRequest { lease_id: *lease, request_id: id };
+                let call = |running: Running, request| async move { running.kv().revoke_lease(request).await };
+                let done = self.call("RevokeLease", message, deadline, call).await?;
+                Ok(Answer::RevokeLease { revision: done.revision, deleted: done.deleted })
+            }
+            Op::Get { .. } | Op::List(_) | Op::Count { .. } | Op::KeepAlive { .. } | Op::GetLease { .. } => {
+                unreachable!("no write")
+            }
         }
     }
 
@@ -267,7 +502,8 @@ impl Client {
             key: key.to_owned(),
             consistency: consistency(read).into(),
             min_revision: read.min_revision,
-            ..Default::default()
+            max_staleness_ms: read.max_staleness_ms,
+            revision: read.at_revision,
         };
         let deadline = Instant::now() + self.load.timeout;
         let get = |running: Running, request| async move {
@@ -282,7 +518,7 @@ impl Client {
         let outcome = match self.call("Get", message, deadline, get).await {
             Ok(Ok(found)) => {
                 let revision = found.revision;
-                Outcome::Ok { answer: Answer::Get { revision, pair: Some(pair(found)) } }
+                Outcome::Ok { answer: Answer::Get { revision, pair: Some(messages::pair(found)) } }
             }
             Ok(Err(revision)) => Outcome::Ok { answer: Answer::Get { revision, pair: None } },
             Err(failure) => failed_read(failure),
@@ -292,13 +528,19 @@ impl Client {
 
     /// Lists a prefix, and records the outcome.
     pub async fn list(&mut self, prefix: &str, read: Read) -> Outcome {
-        let op = Op::List { prefix: prefix.to_owned(), read };
+        self.list_of(List { range: Range::prefix(prefix), read, ..List::default() }).await
+    }
+
+    async fn list_of(&mut self, asked: List) -> Outcome {
+        let read = asked.read;
+        let op = Op::List(asked.clone());
         let call = self.recorder.call(self.number, op.clone());
-        let message = ListRequest {
-            prefix: prefix.to_owned(),
+        let message = api::ListRequest {
             consistency: consistency(read).into(),
             min_revision: read.min_revision,
-            ..ListRequest::default()
+            max_staleness_ms: read.max_staleness_ms,
+            revision: read.at_revision,
+            ..messages::list(&asked)
         };
         let deadline = Instant::now() + self.load.timeout;
         let list = |running: Running, request| async move {
@@ -309,7 +551,7 @@ impl Client {
             let mut stream = response.into_inner();
             let mut pairs = Vec::new();
             while let Some(found) = stream.message().await? {
-                pairs.push(pair(found));
+                pairs.push(messages::pair(found));
             }
             Ok(Response::new((revision, pairs)))
         };
@@ -320,11 +562,32 @@ impl Client {
         self.end_read(call, &op, outcome)
     }
 
+    async fn count(&mut self, range: Range, read: Read) -> Outcome {
+        let op = Op::Count { range: range.clone(), read };
+        let call = self.recorder.call(self.number, op.clone());
+        let message = api::CountRequest {
+            prefix: range.prefix,
+            start: range.start,
+            end: range.end,
+            consistency: consistency(read).into(),
+            min_revision: read.min_revision,
+            max_staleness_ms: read.max_staleness_ms,
+            revision: read.at_revision,
+        };
+        let deadline = Instant::now() + self.load.timeout;
+        let count = |running: Running, request| async move { running.kv().count(request).await };
+        let outcome = match self.call("Count", message, deadline, count).await {
+            Ok(found) => Outcome::Ok { answer: Answer::Count { revision: found.revision, count: found.count } },
+            Err(failure) => failed_read(failure),
+        };
+        self.end_read(call, &op, outcome)
+    }
+
     fn end_read(&mut self, call: u64, op: &Op, outcome: Outcome) -> Outcome {
         if let Outcome::Ok { answer } = &outcome {
             self.saw(answer);
         }
-        self.cluster.trace().note(format_args!("client {} call {call} {}", self.number, brief(op, &outcome)));
+        self.cluster.trace().note(format_args!("client {} call {call} {}", self.number, report(op, &outcome)));
         self.recorder.answer(call, outcome.clone());
         outcome
     }
@@ -414,7 +677,7 @@ impl Client {
     }
 
     fn saw(&mut self, answer: &Answer) {
-        self.revision = self.revision.max(revision_of(answer));
+        self.revision = self.revision.max(answer.revision().unwrap_or(0));
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -424,7 +687,7 @@ impl Client {
 
 impl Failure {
     fn into_reason(self) -> String {
-        let (Self::None(reason) | Self::Unknown(reason) | Self::NoneNow(reason)) = self;
+        let (Self::None(reason) | Self::Unknown(reason) | Self::NoneNow(reason) | Self::NoLease(reason)) = self;
         reason
     }
 }
@@ -452,7 +715,12 @@ fn failure(reason: &str, status: &Status) -> Failure {
         | "SESSION_FULL"
         | "LIST_TOO_SLOW"
         | "INVALID"
-        | "DEADLINE_EXCEEDED" => Failure::None(text),
+        | "DEADLINE_EXCEEDED"
+        | "NOT_A_NUMBER"
+        | "TOO_MANY_LEASES"
+        | "COMPACTED"
+        | "FUTURE_REVISION" => Failure::None(text),
+        "LEASE_NOT_FOUND" => Failure::NoLease(text),
         "SESSION_EXPIRED" | "SEQUENCE_FORGOTTEN" => Failure::NoneNow(text),
         _ => Failure::Unknown(text),
     }
@@ -464,50 +732,23 @@ fn revision_of_nothing(status: &Status) -> Option<u64> {
     info.metadata.get("revision")?.parse().ok()
 }
 
-fn revision_of(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Set { revision, .. }
-        | Answer::Delete { revision, .. }
-        | Answer::Get { revision, .. }
-        | Answer::List { revision, .. }
-        | Answer::Txn { revision, .. } => *revision,
-    }
-}
-
-fn pair(found: GetResponse) -> Pair {
-    Pair {
-        key: found.key,
-        value: String::from_utf8_lossy(&found.value).into_owned(),
-        create_revision: found.create_revision,
-        mod_revision: found.mod_revision,
-        version: found.version,
-    }
-}
-
 fn consistency(read: Read) -> api::Consistency {
     match read.consistency {
         Consistency::Linearizable => api::Consistency::Linearizable,
+        Consistency::Lease => api::Consistency::Lease,
         Consistency::Local => api::Consistency::Local,
     }
 }
 
 /// A call in a line of the trace.
-fn brief(op: &Op, outcome: &Outcome) -> String {
-    let op = match op {
-        Op::Set { key, value } => format!("set {key} = {}", value.trim_end_matches('.')),
-        Op::Delete { key } => format!("delete {key}"),
-        Op::Get { key, read } => format!("get {key} {:?}", read.consistency),
-        Op::List { prefix, read } => format!("list {prefix} {:?}", read.consistency),
-        Op::Txn { .. } => "txn".into(),
-    };
+fn report(op: &Op, outcome: &Outcome) -> String {
+    let op = brief(op);
     match outcome {
-        Outcome::Ok { answer } => match answer {
-            Answer::Get { revision, pair } => {
-                let value = pair.as_ref().map_or("nothing", |pair| pair.value.trim_end_matches('.'));
-                format!("{op}: {value} at {revision}")
-            }
-            answer => format!("{op}: ok at {}", revision_of(answer)),
-        },
+        Outcome::Ok { answer: Answer::Get { revision, pair } } => {
+            let value = pair.as_ref().map_or("nothing", |pair| pair.value.trim_end_matches('.'));
+            format!("{op}: {value} at {revision}")
+        }
+        Outcome::Ok { answer } => format!("{op}: ok at {}", answer.revision().unwrap_or(0)),
         Outcome::Failed { reason } => format!("{op}: failed, {reason}"),
         Outcome::Unknown { reason } => format!("{op}: unknown, {reason}"),
     }

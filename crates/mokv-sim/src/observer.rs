@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mokv_check::Change;
 use mokv_proto::internal::{self, AppendRequest, AppendResponse, VoteRequest, VoteResponse, append_response};
-use mokv_server::command::{Command, Op, Outcome, OutcomeResult};
+use mokv_server::command::{Op, Outcome, OutcomeResult};
 use mokv_server::disk::sim::SimDisk;
 use mokv_server::node::Node;
 use mokv_server::peer_service::PeerService;
@@ -30,7 +30,7 @@ use mokv_server::raft::types::{
 };
 use mokv_server::runtime::{DiskTasks, Tasks};
 use mokv_server::snapshot::Snapshots;
-use mokv_server::store::{Position, StateHash, Store};
+use mokv_server::store::{ChunkLimit, Cursor, KeyRange, Position, StateHash, Store};
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
 use prost::Message;
@@ -121,7 +121,8 @@ impl Observer {
     /// An observer that has seen nothing yet.
     pub fn new(rng: SmallRng, trace: Trace, recorder: Recorder) -> Self {
         let reference = Reference {
-            store: Store::new(),
+            // What is said of a command is taken from the changes that it made: none may be forgotten.
+            store: Store::with_history(u64::MAX),
             applied: BTreeMap::new(),
             revisions: BTreeMap::new(),
             membership: StoredMembership::default(),
@@ -405,8 +406,11 @@ impl Observer {
         let Ok(entry) = entry_from_proto(encoded) else {
             return self.trace.violate(format_args!("entry {term}.{index} can't be decoded"));
         };
-        for (revision, changes, request) in state.reference.apply(&entry, hash) {
-            self.recorder.commit(revision, changes, request);
+        for write in state.reference.apply(&entry, hash) {
+            match write.ended {
+                None => self.recorder.commit(write.revision, write.changes, write.request),
+                Some(leases) => self.recorder.expiry(write.revision, write.changes, leases),
+            }
         }
     }
 
@@ -415,10 +419,40 @@ impl Observer {
     }
 }
 
-/// A write: its revision, what it changed, and its request id.
-type Write = (u64, Vec<Change>, Option<(u64, u64)>);
+/// What a command changed.
+struct Write {
+    revision: u64,
+    changes: Vec<Change>,
+    /// The request id.
+    request: Option<(u64, u64)>,
+    /// What time brought about, and not a client: with the leases that ended.
+    ended: Option<Vec<u64>>,
+}
 
 impl Reference {
+    /// What has changed since a revision, by revision, each key once.
+    fn changes_after(&self, revision: u64) -> BTreeMap<u64, Vec<Change>> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut changes: BTreeMap<u64, BTreeMap<String, Change>> = BTreeMap::new();
+        let mut cursor = Cursor::after(revision);
+        loop {
+            let found =
+                self.store.changes(cursor, &KeyRange::all(), ChunkLimit::default()).expect("nothing is forgotten");
+            for change in found.changes {
+                let key = text(&change.key);
+                let is_now = match change.new {
+                    Some(record) => Change::Put { key: key.clone(), value: text(&record.value) },
+                    None => Change::Delete { key: key.clone() },
+                };
+                changes.entry(change.revision).or_default().insert(key, is_now);
+            }
+            if found.is_end {
+                return changes.into_iter().map(|(revision, keys)| (revision, keys.into_values().collect())).collect();
+            }
+            cursor = found.next;
+        }
+    }
+
     fn next(&self) -> u64 {
         self.applied.last_key_value().map_or(0, |(index, _)| index + 1)
     }
@@ -437,16 +471,33 @@ impl Reference {
             }
             EntryPayload::Normal(batch) => {
                 let (log_time, commands) = batch.decode().expect("a batch that was applied");
-                let mut last = self.store.stats().revision;
+                let before = self.store.revision();
+                let leases: BTreeSet<u64> = self.store.leases().iter().map(|lease| lease.id).collect();
                 let outcomes = self.store.apply(at, log_time, &commands).expect("commands that were applied");
+                let mut changes = self.changes_after(before);
+                let mut last = before;
                 for (command, outcome) in commands.iter().zip(&outcomes) {
-                    if let Some((revision, change)) = effect(command, outcome).filter(|(revision, _)| *revision > last)
-                    {
-                        last = revision;
-                        self.revisions.insert(revision, at.index);
-                        let request = command.id.map(|id| (id.client_id, id.sequence));
-                        writes.push((revision, vec![change], request));
+                    let ended = match &command.op {
+                        Some(Op::ExpireKeys(_)) => Some(Vec::new()),
+                        Some(Op::ExpireLeases(expire)) => {
+                            let has_ended = |id: &u64| leases.contains(id) && self.store.lease(*id).is_none();
+                            Some(expire.lease_ids.iter().copied().filter(has_ended).collect::<Vec<_>>())
+                        }
+                        _ => None,
+                    };
+                    // A repeated outcome names an old revision.
+                    let revision = revision_of(outcome).filter(|revision| *revision > last);
+                    let changes = revision.and_then(|revision| changes.remove(&revision));
+                    let is_write = changes.is_some();
+                    if !is_write && ended.as_ref().is_none_or(Vec::is_empty) {
+                        continue;
                     }
+                    last = revision.unwrap_or(last);
+                    if is_write {
+                        self.revisions.insert(last, at.index);
+                    }
+                    let request = command.id.map(|id| (id.client_id, id.sequence));
+                    writes.push(Write { revision: last, changes: changes.unwrap_or_default(), request, ended });
                 }
             }
         }
@@ -457,17 +508,20 @@ impl Reference {
     }
 }
 
-/// The revision that an outcome names and what was changed at it. A repeated outcome names an old revision.
-fn effect(command: &Command, outcome: &Outcome) -> Option<(u64, Change)> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match (command.op.as_ref()?, outcome.result.as_ref()?) {
-        (Op::Set(set), OutcomeResult::Set(done)) => {
-            Some((done.revision, Change::Put { key: text(&set.key), value: text(&set.value) }))
-        }
-        (Op::Delete(delete), OutcomeResult::Delete(done)) if done.existed => {
-            Some((done.revision, Change::Delete { key: text(&delete.key) }))
-        }
-        _ => None,
+/// The revision that an outcome names.
+fn revision_of(outcome: &Outcome) -> Option<u64> {
+    match outcome.result.as_ref()? {
+        OutcomeResult::Set(done) => Some(done.revision),
+        OutcomeResult::Delete(done) => Some(done.revision),
+        OutcomeResult::DeleteRange(done) => Some(done.revision),
+        OutcomeResult::Increment(done) => Some(done.revision),
+        OutcomeResult::Txn(done) => Some(done.revision),
+        OutcomeResult::RevokeLease(done) => Some(done.revision),
+        OutcomeResult::Expire(done) => Some(done.revision),
+        OutcomeResult::GrantLease(_)
+        | OutcomeResult::OpenSession(_)
+        | OutcomeResult::RecordStart(_)
+        | OutcomeResult::Rejected(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mokv_check::{Change, Event, History, Op, Outcome};
+use mokv_check::{Change, Event, History, Op, Outcome, Seen, Watch};
 
 use crate::trace::Trace;
 
@@ -54,6 +54,38 @@ impl Recorder {
         let mut state = self.state();
         let call = request.and_then(|request| state.requests.get(&request).copied());
         state.events.push(Event::Commit { node: 0, revision, changes, call });
+    }
+
+    /// Time has brought an end to these keys, and to leases.
+    pub fn expiry(&self, revision: u64, changes: Vec<Change>, leases: Vec<u64>) {
+        let at = self.trace.now();
+        let keys = changes.into_iter().map(|change| match change {
+            Change::Put { key, .. } | Change::Delete { key } => key,
+        });
+        let keys = keys.collect();
+        self.state().events.push(Event::Expiry { node: 0, at, revision, keys, leases });
+    }
+
+    /// A client is about to watch. Returns the number of the watch.
+    pub fn watch(&self, client: u64, watch: Watch) -> u64 {
+        let at = self.trace.now();
+        let mut state = self.state();
+        state.last_call += 1;
+        let id = state.last_call;
+        state.events.push(Event::Watch { id, client, at, watch });
+        id
+    }
+
+    /// A watcher was told something.
+    pub fn seen(&self, id: u64, seen: Seen) {
+        let at = self.trace.now();
+        self.state().events.push(Event::Seen { id, at, seen });
+    }
+
+    /// A watch has ended.
+    pub fn unwatch(&self, id: u64, reason: String) {
+        let at = self.trace.now();
+        self.state().events.push(Event::Unwatch { id, at, reason });
     }
 
     /// All that was recorded.

@@ -256,8 +256,8 @@ impl World {
         let has_quota = self.cluster.plan().memory_quota.is_some();
         loop {
             let op = match has_quota {
-                true => Op::Delete { key: key.clone() },
-                false => Op::Set { key: key.clone(), value: client.token() },
+                true => Op::delete(&key),
+                false => Op::set(&key, client.token()),
             };
             let written = client.write(op, !has_quota).await;
             let found = client.get(&key, Read::linearizable()).await;

@@ -4,19 +4,26 @@
 //! say it, and what views show of writes whose own answer is not known; revisions of which nobody tells are *gaps*.
 //! Each write has at most one revision and each revision at most one write.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::violation::{Violation, describe};
+use crate::answer::{Answer, Pair, TxnDone, TxnResult};
 use crate::calls::{Calls, Changes, Fate, changes_of};
-use crate::history::{Answer, Event, History, Op, Pair, TxnOp, TxnResult};
+use crate::history::{Event, History};
+use crate::op::{Delete, Op, Set, Txn, TxnOp};
 
 /// One revision.
 pub(super) struct Write<'a> {
     /// From the commits; without, from the answer or, of a transaction whose answer is not known, all that the branch
     /// may have changed.
     pub(super) changes: Changes<'a>,
-    /// `None`: a commit that doesn't tell whose it is, see [`super::adoption`].
+    /// `None`: a commit that doesn't tell whose it is, see [`super::adoption`], or one that is nobody's.
     pub(super) call: Option<usize>,
+    /// Whether it is time's: see [`super::lives`].
+    pub(super) by_time: bool,
+    /// Whether nobody told whose it is, and another call might have written just that.
+    pub(super) is_guess: bool,
 }
 
 /// All revisions of which something is known.
@@ -35,6 +42,7 @@ struct Applied<'a> {
     node: u64,
     changes: Changes<'a>,
     call: Option<u64>,
+    by_time: bool,
 }
 
 impl<'a> Ledger<'a> {
@@ -61,7 +69,10 @@ impl<'a> Ledger<'a> {
 
     /// The calls that may have written without anybody knowing when.
     pub(super) fn loose(&self, calls: &Calls<'_>) -> Vec<usize> {
-        let loose = |place: &usize| calls.list[*place].is_unknown() && self.revisions[*place].is_none();
+        let loose = |place: &usize| {
+            let call = &calls.list[*place];
+            call.is_unknown() && call.may_write() && self.revisions[*place].is_none()
+        };
         (0..calls.list.len()).filter(loose).collect()
     }
 
@@ -80,10 +91,11 @@ impl<'a> Ledger<'a> {
 
     fn take_answers(&mut self, calls: &Calls<'a>, claims: &BTreeMap<u64, usize>) -> Result<(), Violation> {
         for (&revision, &place) in claims {
-            let changes = calls.list[place].answered().map(|answered| answered.changes.clone()).unwrap_or_default();
-            self.add(calls, revision, changes, place)?;
+            // Where the answer doesn't tell what was changed, those keys are special.
+            let changes = calls.list[place].answered().and_then(|answered| answered.changes.clone());
+            self.add(calls, revision, changes.unwrap_or_default(), place)?;
         }
-        self.highest = calls.list.iter().filter_map(|call| Some(call.answered()?.revision)).max().unwrap_or(0);
+        self.highest = calls.list.iter().filter_map(|call| call.answered()?.revision).max().unwrap_or(0);
         Ok(())
     }
 
@@ -91,6 +103,9 @@ impl<'a> Ledger<'a> {
     fn take_pairs(&mut self, calls: &Calls<'a>) -> Result<(), Violation> {
         for call in &calls.list {
             for pair in call.answered().map(|answered| pairs(answered.answer)).unwrap_or_default() {
+                if shows_no_values(call.op) || calls.is_special(&pair.key) {
+                    continue;
+                }
                 let token = calls.token(&pair.value).filter(|token| token.key == pair.key);
                 let Some(token) = token else { return Err(phantom(call.id, pair)) };
                 let writer = &calls.list[token.call];
@@ -119,14 +134,17 @@ impl<'a> Ledger<'a> {
                 return Err(Violation::RevisionZero { call: applied.call });
             }
             self.highest = revision;
-            match writer(calls, revision, &applied)?.or(claims.get(&revision).copied()) {
+            let Applied { changes, by_time, .. } = applied;
+            let writer = if by_time { None } else { self.writer(calls, revision, applied.call, &changes)? };
+            match writer.or(claims.get(&revision).copied()) {
+                Some(place) if by_time => {
+                    return Err(Violation::NotCommitted { call: calls.list[place].id, revision });
+                }
                 Some(place) => {
                     refuse_effect(calls, place, revision)?;
-                    self.add(calls, revision, applied.changes, place)?;
+                    self.add(calls, revision, changes, place)?;
                 }
-                None => {
-                    self.writes.insert(revision, Write { changes: applied.changes, call: None });
-                }
+                None => drop(self.writes.insert(revision, Write { changes, call: None, by_time, is_guess: !by_time })),
             }
         }
         Ok(())
@@ -142,8 +160,10 @@ impl<'a> Ledger<'a> {
             if let Some(other) = write.call.filter(|other| *other != place) {
                 return Err(Violation::RevisionReused { revision, first: calls.list[other].id, second: call.id });
             }
-            if let Some(answered) = call.answered().filter(|answered| answered.changes != write.changes) {
-                let (expected, found) = (describe(&answered.changes), describe(&write.changes));
+            // What an answer doesn't tell follows from what there was, and is judged with the answer.
+            let said = call.answered().and_then(|answered| answered.changes.as_ref());
+            if let Some(said) = said.filter(|said| **said != write.changes) {
+                let (expected, found) = (describe(said), describe(&write.changes));
                 return Err(Violation::WrongChanges { call: call.id, revision, expected, found });
             }
         }
@@ -151,11 +171,36 @@ impl<'a> Ledger<'a> {
             return Err(Violation::Gap { revision, highest: self.highest });
         }
         for call in &calls.list {
-            if let Some(answered) = call.answered().filter(|answered| answered.revision > self.highest) {
-                return Err(Violation::Future { call: call.id, revision: answered.revision, highest: self.highest });
+            let revision = call.answered().and_then(|answered| answered.revision);
+            if let Some(revision) = revision.filter(|revision| *revision > self.highest) {
+                return Err(Violation::Future { call: call.id, revision, highest: self.highest });
             }
         }
         Ok(())
+    }
+
+    /// Whose write a commit is, by the tap's word or by a unique value. `None`: it has none.
+    fn writer(
+        &self,
+        calls: &Calls<'a>,
+        revision: u64,
+        call: Option<u64>,
+        changes: &Changes<'a>,
+    ) -> Result<Option<usize>, Violation> {
+        if let Some(id) = call {
+            return Ok(Some(calls.place(id)?));
+        }
+        let values = || changes.iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
+        if let Some((key, token)) = values().find_map(|(key, value)| Some((key, calls.token(value)?))) {
+            // The first to have a value is who writes it; a set that keeps the value of its key shows it again.
+            let is_kept = calls.is_special(key) && self.revisions[token.call].is_some_and(|first| first < revision);
+            return Ok((!is_kept).then_some(token.call));
+        }
+        // A sum is nobody's token.
+        match values().find(|(key, _)| !calls.is_special(key)) {
+            Some(_) => Err(Violation::Nobody { revision, changes: describe(changes) }),
+            None => Ok(None),
+        }
     }
 
     fn add(&mut self, calls: &Calls<'a>, revision: u64, changes: Changes<'a>, place: usize) -> Result<(), Violation> {
@@ -163,7 +208,9 @@ impl<'a> Ledger<'a> {
         if let Some(first) = self.revisions[place] {
             return Err(Violation::DuplicateEffect { call, first, second: revision });
         }
-        if let Some(other) = self.writes.insert(revision, Write { changes, call: Some(place) }) {
+        if let Some(other) =
+            self.writes.insert(revision, Write { changes, call: Some(place), by_time: false, is_guess: false })
+        {
             // Commits are added once a revision, so the other comes from a call.
             let first = other.call.map_or(call, |other| calls.list[other].id);
             return Err(Violation::RevisionReused { revision, first, second: call });
@@ -177,9 +224,12 @@ impl<'a> Ledger<'a> {
 fn claims(calls: &Calls<'_>) -> Result<BTreeMap<u64, usize>, Violation> {
     let mut claims = BTreeMap::new();
     for (place, call) in calls.list.iter().enumerate() {
-        let Some(answered) = call.answered().filter(|answered| !answered.changes.is_empty()) else { continue };
-        if let Some(first) = claims.insert(answered.revision, place) {
-            let (revision, first) = (answered.revision, calls.list[first].id);
+        let Some(revision) = call.answered().filter(|answered| answered.wrote).and_then(|answered| answered.revision)
+        else {
+            continue;
+        };
+        if let Some(first) = claims.insert(revision, place) {
+            let first = calls.list[first].id;
             return Err(Violation::RevisionReused { revision, first, second: call.id });
         }
     }
@@ -190,14 +240,24 @@ fn claims(calls: &Calls<'_>) -> Result<BTreeMap<u64, usize>, Violation> {
 fn commits(history: &History) -> Result<BTreeMap<u64, Applied<'_>>, Violation> {
     let mut commits: BTreeMap<u64, Applied<'_>> = BTreeMap::new();
     for event in &history.events {
-        let Event::Commit { node, revision, changes, call } = event else { continue };
-        let applied = Applied { node: *node, changes: changes_of(*node, *revision, changes)?, call: *call };
+        let (node, revision, applied) = match event {
+            Event::Commit { node, revision, changes, call } => {
+                let changes = changes_of(*node, *revision, changes)?;
+                (node, revision, Applied { node: *node, changes, call: *call, by_time: false })
+            }
+            // Leases may end without keys.
+            Event::Expiry { node, revision, keys, .. } if !keys.is_empty() => {
+                let changes = keys.iter().map(|key| (key.as_str(), None)).collect();
+                (node, revision, Applied { node: *node, changes, call: None, by_time: true })
+            }
+            _ => continue,
+        };
         let Some(known) = commits.get_mut(revision) else {
             commits.insert(*revision, applied);
             continue;
         };
         let other_call = known.call.zip(applied.call).is_some_and(|(known, applied)| known != applied);
-        if known.changes != applied.changes || other_call {
+        if known.changes != applied.changes || known.by_time != applied.by_time || other_call {
             return Err(Violation::NodesDisagree {
                 revision: *revision,
                 first_node: known.node,
@@ -211,45 +271,53 @@ fn commits(history: &History) -> Result<BTreeMap<u64, Applied<'_>>, Violation> {
     Ok(commits)
 }
 
-/// Whose write a commit is, by the tap's word or by a unique value. `None`: it only deletes.
-fn writer(calls: &Calls<'_>, revision: u64, applied: &Applied<'_>) -> Result<Option<usize>, Violation> {
-    if let Some(id) = applied.call {
-        return Ok(Some(calls.place(id)?));
-    }
-    let Some(value) = applied.changes.values().find_map(|value| *value) else { return Ok(None) };
-    match calls.token(value) {
-        Some(token) => Ok(Some(token.call)),
-        None => Err(Violation::Nobody { revision, changes: describe(&applied.changes) }),
-    }
-}
-
 /// A write that can't have taken this revision: it failed, changed nothing, or took another.
 fn refuse_effect(calls: &Calls<'_>, place: usize, revision: u64) -> Result<(), Violation> {
     let call = &calls.list[place];
     match &call.fate {
         Fate::Failed => Err(Violation::FailedTookEffect { call: call.id, revision }),
-        Fate::Answered(answered) if answered.changes.is_empty() => {
-            Err(Violation::ViewTookEffect { call: call.id, revision })
-        }
-        Fate::Answered(answered) if answered.revision != revision => {
-            Err(Violation::DuplicateEffect { call: call.id, first: answered.revision, second: revision })
-        }
-        Fate::Answered(_) | Fate::Unknown => Ok(()),
+        Fate::Answered(answered) if !answered.wrote => Err(Violation::ViewTookEffect { call: call.id, revision }),
+        Fate::Answered(answered) => match answered.revision {
+            Some(first) if first != revision => {
+                Err(Violation::DuplicateEffect { call: call.id, first, second: revision })
+            }
+            _ => Ok(()),
+        },
+        Fate::Unknown => Ok(()),
     }
 }
 
-/// The pairs that an answer shows.
-pub(super) fn pairs<'a>(answer: &'a Answer) -> Vec<&'a Pair> {
+/// Whether the pairs that it shows come without values.
+fn shows_no_values(op: &Op) -> bool {
+    matches!(op, Op::List(list) if list.keys_only)
+}
+
+/// The pairs that an answer shows, with their values, as of its revision or within it.
+pub(super) fn pairs(answer: &Answer) -> Vec<&Pair> {
     match answer {
-        Answer::Set { .. } | Answer::Delete { .. } => Vec::new(),
+        Answer::Set { previous, .. } | Answer::Delete { previous, .. } => previous.iter().collect(),
         Answer::Get { pair, .. } => pair.iter().collect(),
         Answer::List { pairs, .. } => pairs.iter().collect(),
-        Answer::Txn { results, .. } => {
-            let shown = |result: &'a TxnResult| match result {
-                TxnResult::Get { pair } => pair.as_ref(),
-                TxnResult::Set | TxnResult::Delete { .. } => None,
-            };
-            results.iter().filter_map(shown).collect()
+        Answer::Txn { done, .. } => {
+            let mut pairs = Vec::new();
+            pairs_of(done, &mut pairs);
+            pairs
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn pairs_of<'a>(done: &'a TxnDone, pairs: &mut Vec<&'a Pair>) {
+    for result in &done.results {
+        match result {
+            TxnResult::Set { previous: pair, .. }
+            | TxnResult::Delete { previous: pair, .. }
+            | TxnResult::Get { pair } => {
+                pairs.extend(pair);
+            }
+            TxnResult::Txn(done) => pairs_of(done, pairs),
+            // It may have left the values out.
+            TxnResult::List { .. } | TxnResult::DeleteRange { .. } => {}
         }
     }
 }
@@ -258,19 +326,23 @@ pub(super) fn phantom(call: u64, pair: &Pair) -> Violation {
     Violation::Phantom { call, key: pair.key.clone(), value: pair.value.clone() }
 }
 
-/// What a write changes if it takes this branch. A key that it deletes is absent afterwards, whether it existed or not.
+/// What a write changes if it takes this branch, as far as that doesn't follow from what there was. A key that it deletes is
+/// absent afterwards, whether it existed or not.
 fn branch_changes<'a>(op: &'a Op, branch: Option<bool>) -> Changes<'a> {
+    let put = |set: &'a Set| (set.key.as_str(), Some(Cow::Borrowed(set.value.as_str())));
     match op {
-        Op::Set { key, value } => Changes::from([(key.as_str(), Some(value.as_str()))]),
-        Op::Txn { then, otherwise, .. } => {
+        Op::Set(set) => Changes::from([put(set)]),
+        Op::Txn(Txn { then, otherwise, .. }) => {
             let change = |op: &'a TxnOp| match op {
-                TxnOp::Set { key, value } => Some((key.as_str(), Some(value.as_str()))),
-                TxnOp::Delete { key } => Some((key.as_str(), None)),
-                TxnOp::Get { .. } => None,
+                TxnOp::Set(set) => Some(put(set)),
+                TxnOp::Delete(Delete { key, .. }) => Some((key.as_str(), None)),
+                // Their keys are special.
+                TxnOp::DeleteRange { .. } | TxnOp::Txn(_) => None,
+                TxnOp::Get { .. } | TxnOp::List(_) => None,
             };
             (if branch == Some(true) { then } else { otherwise }).iter().filter_map(change).collect()
         }
-        Op::Delete { .. } | Op::Get { .. } | Op::List { .. } => Changes::new(),
+        _ => Changes::new(),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Every write has a revision of its own, and every view names the revision that it shows. So there is only one order to
 //! consider, and three questions: is it an order ([`ledger`], [`adoption`]), does it agree with real time
-//! ([`real_time`]), and does it explain every answer ([`timeline`], [`judge`])? A history that passes is strictly
-//! serializable in just that order; lost updates, write skew and every other anomaly are excluded at once. It takes
-//! O(n log n), and a list as many steps as there are keys with its prefix.
+//! ([`real_time`]), and does it explain every answer ([`timeline`], [`effect`], [`judge`])? A history that passes is
+//! strictly serializable in just that order; lost updates, write skew and every other anomaly are excluded at once. It
+//! takes O(n log n), and what is asked of a range as many steps as there are keys in it.
+//!
+//! Two more follow: did nothing end before its time ([`lives`]), and did watchers see all of it, in order ([`watches`])?
 //!
 //! # With and without commits
 //!
@@ -15,20 +17,27 @@
 //! - an unknown write that nobody saw may be taken for the reason why a key was absent, why a delete found something, why
 //!   a version was skipped, or why a compare failed, several times over;
 //! - an effect that comes twice is seen only where a view showed both or the revisions run out;
-//! - acknowledged writes that nobody read any more may be lost, as long as nobody takes their revision.
+//! - acknowledged writes that nobody read any more may be lost, as long as nobody takes their revision;
+//! - keys that anything but sets and deletes of themselves may write, or that time may delete, are not judged, nor are leases
+//!   and watches, beyond their order.
 
 mod adoption;
+mod effect;
 mod judge;
 mod ledger;
+mod lives;
 mod real_time;
 mod timeline;
 mod violation;
+mod watches;
 
 pub use violation::{Fact, Violation};
 
 use crate::calls::Calls;
 use crate::history::History;
 use ledger::Ledger;
+use lives::Lives;
+use real_time::Floors;
 use timeline::Timeline;
 
 /// What checker A looked at.
@@ -57,10 +66,11 @@ pub struct RevisionReport {
 /// The first [`Violation`] that was found. Without one the history is legal.
 pub fn check_revisions(history: &History) -> Result<RevisionReport, Violation> {
     let calls = Calls::of(history)?;
-    let floors = real_time::floors(&calls);
+    let floors = Floors::of(&calls);
     let mut ledger = Ledger::of(history, &calls)?;
     real_time::check(&calls, &floors, &ledger)?;
-    let gaps = if ledger.complete { Vec::new() } else { adoption::gaps(&calls, &floors, &ledger)? };
+    let floors = &floors.of_calls;
+    let gaps = if ledger.complete { Vec::new() } else { adoption::gaps(&calls, floors, &ledger)? };
     let mut report = RevisionReport {
         calls: calls.list.len(),
         answered: calls.list.iter().filter(|call| call.answered().is_some()).count(),
@@ -70,12 +80,16 @@ pub fn check_revisions(history: &History) -> Result<RevisionReport, Violation> {
         gaps: gaps.len(),
         commits: ledger.complete,
     };
-    let timeline = Timeline::of(&calls, &floors, &ledger, gaps)?;
-    adoption::adopt(&calls, &floors, &mut ledger, &timeline)?;
-    judge::check(&calls, &ledger, &timeline)?;
+    let timeline = Timeline::of(&calls, floors, &ledger, gaps)?;
+    adoption::adopt(&calls, floors, &mut ledger, &timeline)?;
+    let lives = ledger.complete.then(|| Lives::of(&calls, &ledger, &timeline));
+    judge::check(&calls, &ledger, &timeline, lives.as_ref())?;
+    if let Some(lives) = &lives {
+        lives::check(history, &calls, &timeline, lives)?;
+    }
+    watches::check(&calls, &ledger, &timeline, lives.as_ref())?;
     for (place, call) in calls.list.iter().enumerate() {
-        let (puts, deletes) = call.may_change();
-        if call.is_unknown() && !(puts.is_empty() && deletes.is_empty()) {
+        if call.is_unknown() && call.may_write() {
             report.unknown += 1;
             report.unknown_applied += usize::from(ledger.revision_of(place).is_some());
         }

@@ -5,13 +5,16 @@
 //! a [`View`] then says what such a write may have done meanwhile, and whoever asks has to leave that open. What no loose
 //! call can have done is certain even beside a gap.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::ledger::{Ledger, pairs};
 use super::real_time::Floor;
 use super::violation::{Fact, Violation};
-use crate::calls::Calls;
-use crate::history::{Answer, Op};
+use crate::answer::Answer;
+use crate::calls::{Calls, Special};
+use crate::op::{Op, Set};
 
 /// A write of a key.
 pub(super) struct Touch<'a> {
@@ -21,9 +24,9 @@ pub(super) struct Touch<'a> {
 }
 
 /// What a key has.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Written<'a> {
-    pub(super) value: &'a str,
+    pub(super) value: Cow<'a, str>,
     /// `None`: it depends on a gap, and no answer told.
     pub(super) versions: Option<Versions>,
 }
@@ -42,6 +45,8 @@ pub(super) struct View<'t, 'a> {
     pub(super) may_put: bool,
     /// Whether one may have deleted it.
     pub(super) may_delete: bool,
+    /// Whether nothing is known of it.
+    pub(super) is_open: bool,
     /// How many loose writes there can have been since then.
     gaps: u64,
 }
@@ -49,8 +54,12 @@ pub(super) struct View<'t, 'a> {
 /// All keys.
 pub(super) struct Timeline<'a> {
     pub(super) keys: BTreeMap<&'a str, Vec<Touch<'a>>>,
+    /// Whether there are no gaps, and all is certain.
+    pub(super) complete: bool,
     gaps: Vec<u64>,
     loose: BTreeMap<&'a str, Loose>,
+    /// Keys of which nothing is known, for want of commits.
+    open: Special<'a>,
 }
 
 /// The lowest floors of the loose calls that may put a key, and of those that may delete it: none of them took a
@@ -89,11 +98,16 @@ impl<'a> Timeline<'a> {
             }
             witnesses = self::witnesses(calls);
         }
-        let mut timeline = Self { keys: BTreeMap::new(), gaps, loose };
+        let complete = ledger.complete;
+        let open = if complete { Special::default() } else { calls.special.clone() };
+        let mut timeline = Self { keys: BTreeMap::new(), complete, gaps, loose, open };
         for (&revision, write) in &ledger.writes {
-            for (&key, &value) in &write.changes {
+            for (&key, value) in &write.changes {
+                if timeline.is_open(key) {
+                    continue;
+                }
                 let witness = witnesses.get(&(revision, key));
-                timeline.touch(key, revision, value, witness)?;
+                timeline.touch(key, revision, value.clone(), witness)?;
             }
         }
         Ok(timeline)
@@ -106,13 +120,25 @@ impl<'a> Timeline<'a> {
             touches[..later].last()
         });
         let after = last.map_or(0, |touch| touch.revision);
-        let mut view = View { last, may_put: false, may_delete: false, gaps: 0 };
+        let is_open = self.is_open(key);
+        let mut view = View { last, may_put: false, may_delete: false, is_open, gaps: 0 };
         if let Some(loose) = self.loose.get(key) {
             let any = |floor: Option<u64>| floor.is_some_and(|floor| self.gaps_between(after.max(floor), revision) > 0);
             (view.may_put, view.may_delete) = (any(loose.put), any(loose.delete));
             view.gaps = self.gaps_between(after, revision);
         }
         view
+    }
+
+    /// Whether nothing is known of a key.
+    pub(super) fn is_open(&self, key: &str) -> bool {
+        self.open.has(key)
+    }
+
+    /// The keys of which something is known, from this one on.
+    pub(super) fn keys_from(&self, first: &str) -> impl DoubleEndedIterator<Item = &'a str> {
+        let bounds = (Bound::Included(first), Bound::Unbounded);
+        self.keys.range::<str, _>(bounds).map(|(key, _)| *key)
     }
 
     /// The number of gaps above `after` and up to `upto`.
@@ -125,7 +151,7 @@ impl<'a> Timeline<'a> {
         &mut self,
         key: &'a str,
         revision: u64,
-        value: Option<&'a str>,
+        value: Option<Cow<'a, str>>,
         witness: Option<&Witness>,
     ) -> Result<(), Violation> {
         let written = match value {
@@ -210,17 +236,17 @@ impl<'a> View<'_, 'a> {
 
     /// Whether that is still so.
     pub(super) fn is_certain(&self) -> bool {
-        !self.may_put && !self.may_delete
+        !self.may_put && !self.may_delete && !self.is_open
     }
 
     /// Whether the key can be absent.
     pub(super) fn may_be_absent(&self) -> bool {
-        self.written().is_none() || self.may_delete
+        self.written().is_none() || self.may_delete || self.is_open
     }
 
     /// Whether the key can be present.
     pub(super) fn may_be_present(&self) -> bool {
-        self.written().is_some() || self.may_put
+        self.written().is_some() || self.may_put || self.is_open
     }
 
     /// The versions after a put right after this view, if they are certain.
@@ -242,10 +268,12 @@ fn witnesses<'a>(calls: &Calls<'a>) -> BTreeMap<(u64, &'a str), Witness> {
         let Some(answered) = call.answered() else { continue };
         let mut tell = |key: &'a str, at, create_revision, version| {
             let versions = Versions { create_revision, version };
-            let witness = Witness { call: call.id, revision: answered.revision, versions };
+            let witness = Witness { call: call.id, revision: answered.revision.unwrap_or(at), versions };
             witnesses.entry((at, key)).or_insert(witness);
         };
-        if let (Op::Set { key, .. }, Answer::Set { revision, create_revision, version }) = (call.op, answered.answer) {
+        if let (Op::Set(Set { key, .. }), Answer::Set { revision, create_revision, version, .. }) =
+            (call.op, answered.answer)
+        {
             tell(key, *revision, *create_revision, *version);
         }
         for pair in pairs(answered.answer) {

@@ -1,5 +1,6 @@
 //! What can be wrong with a history, as the revisions tell it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::calls::{Changes, Malformed};
@@ -161,6 +162,101 @@ pub enum Violation {
         /// The highest that was applied.
         highest: u64,
     },
+    /// A view shows another revision than was asked for.
+    #[error("call {call} saw revision {revision}, but asked for {asked}")]
+    OtherRevision {
+        /// The call.
+        call: u64,
+        /// The revision of its view.
+        revision: u64,
+        /// The one it asked for.
+        asked: u64,
+    },
+    /// A key ended before its ttl was over.
+    #[error(
+        "{key:?} was gone at {at} us, at revision {revision}, but call {call} gave it a ttl that could not be over before \
+         {until} us"
+    )]
+    KeyEndsEarly {
+        /// The key.
+        key: String,
+        /// The revision at which it ended.
+        revision: u64,
+        /// The call that wrote it.
+        call: u64,
+        /// When it was known to have ended.
+        at: u64,
+        /// When it might have ended first.
+        until: u64,
+    },
+    /// What ended by time is not what had to end together.
+    #[error("at revision {revision} time should have brought about [{expected}], but did [{found}]")]
+    WrongExpiry {
+        /// The revision.
+        revision: u64,
+        /// What had to end, as far as what did end tells.
+        expected: String,
+        /// What did.
+        found: String,
+    },
+    /// A lease ended before it was over.
+    #[error(
+        "lease {lease} had ended at {at} us, revision {revision}, but was promised to call {call} until {until} us"
+    )]
+    LeaseEndsEarly {
+        /// The lease.
+        lease: u64,
+        /// The revision at which it ended.
+        revision: u64,
+        /// The grant or keep-alive that was answered.
+        call: u64,
+        /// When it was known to have ended.
+        at: u64,
+        /// When it might have ended first.
+        until: u64,
+    },
+    /// A lease was said not to exist while it did.
+    #[error("call {call} was told that there is no lease {lease}, which was promised to call {by} beyond that")]
+    LeaseMissing {
+        /// The call.
+        call: u64,
+        /// The lease.
+        lease: u64,
+        /// The grant or keep-alive that was answered.
+        by: u64,
+    },
+    /// A lease was said to exist after its end.
+    #[error("call {call} was told that lease {lease} lives, which had ended at {ended} us")]
+    LeaseLivesOn {
+        /// The call.
+        call: u64,
+        /// The lease.
+        lease: u64,
+        /// When that was known.
+        ended: u64,
+    },
+    /// A watcher was not told what happened, all of it, in order, each once.
+    #[error("at revision {revision} watch {watch} should have been told [{expected}], but was [{found}]")]
+    WrongEvents {
+        /// The watch.
+        watch: u64,
+        /// The first revision that is wrong.
+        revision: u64,
+        /// What happened to its keys.
+        expected: String,
+        /// What it was told of this revision.
+        found: String,
+    },
+    /// A watcher was told something of a revision that it had seen, or of a later one than the answer speaks of.
+    #[error("watch {watch} had seen all up to revision {progress}, and then was told of {revision}")]
+    WatchOutOfOrder {
+        /// The watch.
+        watch: u64,
+        /// What it was told of.
+        revision: u64,
+        /// Up to where it had seen all.
+        progress: u64,
+    },
     /// An answer is not what the history makes it.
     #[error(
         "the answer to call {call} at revision {revision} is wrong in {fact} of {key:?}: expected {expected}, found {found}"
@@ -196,8 +292,14 @@ pub enum Fact {
     Existed,
     /// Which list of operations was done.
     Branch,
-    /// Its place in a list: keys come in order, each once, with the prefix.
+    /// Its place in a list: keys come in order, each once, of the range, no more than were asked for.
     Order,
+    /// The lease that it ends with.
+    Lease,
+    /// Whether the condition of the write held.
+    Condition,
+    /// The number of keys of a range; the key is where it begins.
+    Count,
 }
 
 impl fmt::Display for Fact {
@@ -210,6 +312,9 @@ impl fmt::Display for Fact {
             Self::Existed => "the existence",
             Self::Branch => "the branch, by the compare",
             Self::Order => "the place",
+            Self::Lease => "the lease",
+            Self::Condition => "the condition",
+            Self::Count => "the number of keys from",
         })
     }
 }
@@ -218,7 +323,13 @@ impl Violation {
     /// The calls that it speaks of.
     pub fn calls(&self) -> Vec<u64> {
         match self {
-            Self::Malformed(_) | Self::Gap { .. } | Self::NodesDisagree { .. } | Self::Nobody { .. } => Vec::new(),
+            Self::Malformed(_)
+            | Self::Gap { .. }
+            | Self::NodesDisagree { .. }
+            | Self::Nobody { .. }
+            | Self::WrongExpiry { .. } => Vec::new(),
+            Self::WrongEvents { watch, .. } | Self::WatchOutOfOrder { watch, .. } => vec![*watch],
+            Self::LeaseMissing { call, by, .. } => vec![*call, *by],
             Self::RevisionZero { call } => call.iter().copied().collect(),
             Self::RevisionReused { first, second, .. } => vec![*first, *second],
             Self::Stale { call, by, .. } | Self::BeforeItsCall { call, by, .. } => vec![*call, *by],
@@ -229,6 +340,10 @@ impl Violation {
             | Self::WrongChanges { call, .. }
             | Self::Phantom { call, .. }
             | Self::BelowMinimum { call, .. }
+            | Self::OtherRevision { call, .. }
+            | Self::KeyEndsEarly { call, .. }
+            | Self::LeaseEndsEarly { call, .. }
+            | Self::LeaseLivesOn { call, .. }
             | Self::Future { call, .. }
             | Self::Mismatch { call, .. } => vec![*call],
         }
@@ -237,7 +352,9 @@ impl Violation {
     /// The revisions that it speaks of.
     pub fn revisions(&self) -> Vec<u64> {
         match self {
-            Self::Malformed(_) | Self::Phantom { .. } => Vec::new(),
+            Self::Malformed(_) | Self::Phantom { .. } | Self::LeaseMissing { .. } | Self::LeaseLivesOn { .. } => {
+                Vec::new()
+            }
             Self::RevisionZero { .. } => vec![0],
             Self::DuplicateEffect { first, second, .. } => vec![*first, *second],
             Self::Stale { revision, floor, .. } | Self::BeforeItsCall { revision, floor, .. } => {
@@ -252,6 +369,12 @@ impl Violation {
             | Self::Nobody { revision, .. }
             | Self::WrongChanges { revision, .. }
             | Self::BelowMinimum { revision, .. }
+            | Self::OtherRevision { revision, .. }
+            | Self::KeyEndsEarly { revision, .. }
+            | Self::WrongExpiry { revision, .. }
+            | Self::LeaseEndsEarly { revision, .. }
+            | Self::WrongEvents { revision, .. }
+            | Self::WatchOutOfOrder { revision, .. }
             | Self::Future { revision, .. }
             | Self::Mismatch { revision, .. } => vec![*revision],
         }
@@ -263,7 +386,7 @@ pub(super) fn describe(changes: &Changes<'_>) -> String {
     if changes.is_empty() {
         return "nothing".to_owned();
     }
-    let one = |(key, value): (&&str, &Option<&str>)| match value {
+    let one = |(key, value): (&&str, &Option<Cow<'_, str>>)| match value {
         Some(value) => format!("{key:?} = {value:?}"),
         None => format!("{key:?} deleted"),
     };

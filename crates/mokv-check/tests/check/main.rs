@@ -11,5 +11,7 @@ mod speed;
 mod story;
 mod unknown;
 mod wrong_answers;
+mod wrong_ends;
 mod wrong_order;
 mod wrong_times;
+mod wrong_watches;

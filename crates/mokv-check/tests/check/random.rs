@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use mokv_check::{
-    Answer, Change, Event, History, Limits, Op, Outcome, Pair, TxnResult, Violation, check_revisions, check_values,
+    Answer, Change, Event, History, Limits, Op, Outcome, Pair, Seen, Set, Txn, TxnDone, TxnResult, Violation,
+    check_revisions, check_values,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
-use crate::model::{Taps, plans, run};
+use crate::model::{Scope, Taps, plans, run};
 
 const CASES: u32 = 1_000;
 
@@ -18,7 +19,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn legal_histories_are_accepted(plans in plans(60)) {
+    fn legal_histories_are_accepted(plans in prop_oneof![plans(60, Scope::Plain), plans(60, Scope::All)]) {
         for taps in [Taps::None, Taps::Anonymous, Taps::Named] {
             let history = run(&plans, taps);
             if let Err(violation) = check_revisions(&history) {
@@ -34,7 +35,7 @@ proptest! {
     }
 
     #[test]
-    fn histories_survive_the_way_through_a_file(plans in plans(20)) {
+    fn histories_survive_the_way_through_a_file(plans in plans(20, Scope::All)) {
         let history = run(&plans, Taps::Named);
         prop_assert_eq!(History::read(lines(&history).as_bytes()).expect("a history"), history);
     }
@@ -43,12 +44,25 @@ proptest! {
 /// Every mutation on every history that has a place for it, at one of those places.
 #[test]
 fn a_wrong_fact_is_refused() {
+    refuse_all(MUTATIONS, Scope::Plain, 40);
+}
+
+#[test]
+fn a_wrong_fact_of_conditions_ranges_numbers_leases_and_watches_is_refused() {
+    let named: Vec<(&str, Mutate, Taps)> = SPECIAL.iter().map(|(name, mutate)| (*name, *mutate, Taps::Named)).collect();
+    refuse_all(&named, Scope::All, 80);
+}
+
+fn refuse_all(mutations: &[(&str, Mutate, Taps)], scope: Scope, calls_max: usize) {
     let mut runner = TestRunner::new(config());
-    let tried = RefCell::new(vec![0; MUTATIONS.len()]);
-    let given = (plans(40), any::<Index>());
+    let tried = RefCell::new(vec![0; mutations.len()]);
+    let given = (plans(calls_max, scope), any::<Index>());
     let outcome = runner.run(&given, |(plans, at)| {
-        for (&(name, mutate, taps), tried) in MUTATIONS.iter().zip(tried.borrow_mut().iter_mut()) {
+        for (&(name, mutate, taps), tried) in mutations.iter().zip(tried.borrow_mut().iter_mut()) {
             let history = run(&plans, taps);
+            if scope == Scope::All && highest(&history).unwrap_or(0) == 0 {
+                continue;
+            }
             let mutants: Vec<History> = (0..history.events.len()).filter_map(|place| mutate(&history, place)).collect();
             if mutants.is_empty() {
                 continue;
@@ -68,7 +82,7 @@ fn a_wrong_fact_is_refused() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    for ((name, ..), tried) in MUTATIONS.iter().zip(tried.into_inner()) {
+    for ((name, ..), tried) in mutations.iter().zip(tried.into_inner()) {
         assert!(tried > CASES / 10, "{name}: tried on {tried} histories only");
     }
 }
@@ -105,6 +119,25 @@ const MUTATIONS: &[(&str, Mutate, Taps)] = &[
     ("a read is stale", late_read, Taps::Anonymous),
 ];
 
+/// These are about what only commits tell.
+const SPECIAL: &[(&str, Mutate)] = &[
+    ("a watcher misses an event", missed_event),
+    ("a watcher is told of an event twice", doubled_event),
+    ("a watcher is told half of a revision", split_revision),
+    ("a watcher is told things in another order", swapped_events),
+    ("a watcher is said to have seen what there is not", progress_ahead),
+    ("an event has another version", another_version_in_event),
+    ("a watch does not begin with all there is", missing_in_list_first),
+    ("a sum is one more", larger_sum),
+    ("a number of keys is one more", larger_count),
+    ("a condition did not hold for another reason", another_reason),
+    ("a key has another lease", another_lease),
+    ("another previous value is shown", another_previous),
+    ("a key ended early", early_expiry),
+    ("another key ended on one node", another_expiry),
+    ("nobody tells that keys have ended", expiry_not_told),
+];
+
 fn with(history: &History, place: usize, event: Event) -> Option<History> {
     let mut events = history.events.clone();
     events[place] = event;
@@ -124,11 +157,11 @@ fn pair_of(answer: &mut Answer) -> Option<&mut Pair> {
     match answer {
         Answer::Get { pair, .. } => pair.as_mut(),
         Answer::List { pairs, .. } => pairs.first_mut(),
-        Answer::Txn { results, .. } => results.iter_mut().find_map(|result| match result {
+        Answer::Txn { done, .. } => done.results.iter_mut().find_map(|result| match result {
             TxnResult::Get { pair } => pair.as_mut(),
-            TxnResult::Set | TxnResult::Delete { .. } => None,
+            _ => None,
         }),
-        Answer::Set { .. } | Answer::Delete { .. } => None,
+        _ => None,
     }
 }
 
@@ -213,7 +246,10 @@ fn next_revision(history: &History, place: usize) -> Option<History> {
         | Answer::Delete { revision, .. }
         | Answer::Get { revision, .. }
         | Answer::List { revision, .. }
-        | Answer::Txn { revision, .. }) = answer;
+        | Answer::Txn { revision, .. }) = answer
+        else {
+            return None;
+        };
         *revision += 1;
         (wrote || *revision > highest).then_some(())
     })
@@ -243,7 +279,7 @@ fn older_creation(history: &History, place: usize) -> Option<History> {
 fn another_value(history: &History, place: usize) -> Option<History> {
     let values = || {
         history.events.iter().filter_map(|event| match event {
-            Event::Call { op: Op::Set { value, .. }, .. } => Some(value),
+            Event::Call { op: Op::Set(Set { value, .. }), .. } => Some(value),
             _ => None,
         })
     };
@@ -265,7 +301,7 @@ fn no_pair(history: &History, place: usize) -> Option<History> {
     with_answer(history, place, |answer| match answer {
         Answer::Get { pair, .. } => pair.take().map(drop),
         Answer::List { pairs, .. } => pairs.pop().map(drop),
-        Answer::Set { .. } | Answer::Delete { .. } | Answer::Txn { .. } => None,
+        _ => None,
     })
 }
 
@@ -282,12 +318,11 @@ fn opposite_delete(history: &History, place: usize) -> Option<History> {
 /// To a branch that does nothing, which needs no results.
 fn opposite_branch(history: &History, place: usize) -> Option<History> {
     let Event::Return { id, .. } = history.events[place] else { return None };
-    let Some(Op::Txn { otherwise, .. }) = op_of(history, id) else { return None };
-    otherwise.is_empty().then_some(())?;
+    let Some(Op::Txn(Txn { compare, otherwise, .. })) = op_of(history, id) else { return None };
+    (otherwise.is_empty() && compare[0].range_end.is_none()).then_some(())?;
     with_answer(history, place, |answer| match answer {
-        Answer::Txn { succeeded: succeeded @ true, results, .. } => {
-            *succeeded = false;
-            results.clear();
+        Answer::Txn { done, .. } if done.succeeded => {
+            *done = TxnDone::default();
             Some(())
         }
         _ => None,
@@ -302,7 +337,9 @@ fn failed(history: &History, place: usize) -> Option<History> {
 
 /// The call of a set that somebody saw is moved behind everything that returned.
 fn late_call(history: &History, place: usize) -> Option<History> {
-    let Event::Call { id, client, op: Op::Set { key, value }, .. } = &history.events[place] else { return None };
+    let Event::Call { id, client, op: Op::Set(Set { key, value, .. }), .. } = &history.events[place] else {
+        return None;
+    };
     let put = Change::Put { key: key.clone(), value: value.clone() };
     let (revision, ..) = commits(history).find(|(_, _, changes)| changes.contains(&put))?;
     let seen = history.events.iter().any(|event| match event {
@@ -313,7 +350,7 @@ fn late_call(history: &History, place: usize) -> Option<History> {
     });
     seen.then_some(())?;
     let end = end(history);
-    let op = Op::Set { key: key.clone(), value: value.clone() };
+    let op = Op::set(key, value);
     let mut mutant = with(history, place, Event::Call { id: *id, client: *client, at: end + 1, op })?;
     for event in &mut mutant.events {
         if let Event::Return { id: other, at, .. } = event
@@ -351,19 +388,160 @@ fn late_read(history: &History, place: usize) -> Option<History> {
 }
 
 fn revision_of(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Set { revision, .. }
-        | Answer::Delete { revision, .. }
-        | Answer::Get { revision, .. }
-        | Answer::List { revision, .. }
-        | Answer::Txn { revision, .. } => *revision,
-    }
+    answer.revision().unwrap_or(0)
 }
 
 fn end(history: &History) -> u64 {
     let at = |event: &Event| match event {
         Event::Call { at, .. } | Event::Return { at, .. } => *at,
-        Event::Commit { .. } => 0,
+        _ => 0,
     };
     history.events.iter().map(at).max().unwrap_or(0)
+}
+
+/// What a watcher is told at a place, where that can be changed so.
+fn with_seen(history: &History, place: usize, change: impl FnOnce(&mut Seen) -> Option<()>) -> Option<History> {
+    let mut event = history.events[place].clone();
+    let Event::Seen { seen, .. } = &mut event else { return None };
+    change(seen)?;
+    with(history, place, event)
+}
+
+fn missed_event(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| seen.events.pop().map(drop))
+}
+
+fn doubled_event(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| {
+        let twin = seen.events.last()?.clone();
+        seen.events.push(twin);
+        Some(())
+    })
+}
+
+/// The rest of the revision comes in the next answer.
+fn split_revision(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| {
+        (seen.more && !seen.events.is_empty()).then_some(())?;
+        seen.more = false;
+        Some(())
+    })
+}
+
+fn swapped_events(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| {
+        let last = seen.events.len().checked_sub(1)?;
+        (seen.events[0].revision != seen.events[last].revision).then_some(())?;
+        seen.events.swap(0, last);
+        Some(())
+    })
+}
+
+fn progress_ahead(history: &History, place: usize) -> Option<History> {
+    let highest = highest(history)?;
+    with_seen(history, place, |seen| {
+        (seen.revision == highest && !seen.events.is_empty()).then_some(())?;
+        seen.revision += 1;
+        Some(())
+    })
+}
+
+fn another_version_in_event(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| {
+        seen.events.last_mut()?.pair.as_mut()?.version += 1;
+        Some(())
+    })
+}
+
+fn missing_in_list_first(history: &History, place: usize) -> Option<History> {
+    with_seen(history, place, |seen| seen.pairs.pop().map(drop))
+}
+
+fn highest(history: &History) -> Option<u64> {
+    let revision = |event: &Event| match event {
+        Event::Commit { revision, .. } | Event::Expiry { revision, .. } => Some(*revision),
+        _ => None,
+    };
+    history.events.iter().filter_map(revision).max()
+}
+
+fn larger_sum(history: &History, place: usize) -> Option<History> {
+    with_answer(history, place, |answer| match answer {
+        Answer::Increment { value, .. } => {
+            *value += 1;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+fn larger_count(history: &History, place: usize) -> Option<History> {
+    with_answer(history, place, |answer| match answer {
+        Answer::Count { count, .. } | Answer::DeleteRange { deleted: count @ 1.., .. } => {
+            *count += 1;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+fn another_reason(history: &History, place: usize) -> Option<History> {
+    with_answer(history, place, |answer| match answer {
+        Answer::Unmet { mod_revision, .. } => {
+            *mod_revision += 1;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+fn another_lease(history: &History, place: usize) -> Option<History> {
+    with_answer(history, place, |answer| {
+        pair_of(answer)?.lease += 1;
+        Some(())
+    })
+}
+
+fn another_previous(history: &History, place: usize) -> Option<History> {
+    with_answer(history, place, |answer| match answer {
+        Answer::Set { previous: Some(pair), .. } | Answer::Delete { previous: Some(pair), .. } => {
+            pair.version += 1;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+/// On all nodes, and not because of a lease, of which nobody may know that it lives.
+fn early_expiry(history: &History, place: usize) -> Option<History> {
+    let Event::Expiry { revision: early, ref keys, ref leases, .. } = history.events[place] else { return None };
+    (leases.is_empty() && !keys.is_empty()).then_some(())?;
+    let mut mutant = history.clone();
+    for event in &mut mutant.events {
+        if let Event::Expiry { revision, at, leases, .. } = event
+            && (*revision, leases.is_empty()) == (early, true)
+        {
+            *at = 0;
+        }
+    }
+    Some(mutant)
+}
+
+/// One node says that another key went.
+fn another_expiry(history: &History, place: usize) -> Option<History> {
+    let mut event = history.events[place].clone();
+    let Event::Expiry { keys, .. } = &mut event else { return None };
+    keys.last_mut()?.push('?');
+    with(history, place, event)
+}
+
+/// On no node.
+fn expiry_not_told(history: &History, place: usize) -> Option<History> {
+    let Event::Expiry { revision: missing, ref keys, .. } = history.events[place] else { return None };
+    (!keys.is_empty() && missing < highest(history)?).then_some(())?;
+    let mut events = history.events.clone();
+    events.retain(
+        |event| !matches!(event, Event::Expiry { revision, keys, .. } if *revision == missing && !keys.is_empty()),
+    );
+    Some(History { events })
 }

@@ -77,12 +77,12 @@ fn recorded(steps: &[Step]) -> History {
     let call_of = |(place, step): (usize, &Step)| {
         let (op, answer) = match step.action {
             Action::Set => {
-                let answer = Answer::Set { revision: 0, create_revision: 0, version: 0 };
-                (Op::Set { key: key(), value: value(place) }, answer)
+                let answer = Answer::Set { revision: 0, create_revision: 0, version: 0, previous: None };
+                (Op::set("x", value(place)), answer)
             }
-            Action::Delete { existed } => (Op::Delete { key: key() }, Answer::Delete { existed, revision: 0 }),
+            Action::Delete { existed } => (Op::delete("x"), Answer::Delete { existed, revision: 0, previous: None }),
             Action::Get { of } => {
-                let pair = |of| Pair { key: key(), value: value(of), create_revision: 0, mod_revision: 0, version: 0 };
+                let pair = |of| Pair { key: key(), value: value(of), ..Pair::default() };
                 let pair = seen(steps, of).map(pair);
                 (Op::Get { key: key(), read: Read::linearizable() }, Answer::Get { revision: 0, pair })
             }
@@ -143,8 +143,8 @@ fn long_calls_among_very_many_find_their_place() {
 
 #[test]
 fn what_transactions_write_is_left_out() {
-    let write = Op::Txn { compare: Vec::new(), then: vec![crate::story::txn_set("x", "a")], otherwise: Vec::new() };
-    let done = |revision| crate::story::done(true, revision, &[mokv_check::TxnResult::Set]);
+    let write = crate::story::txn(&[], &[crate::story::txn_set("x", "a")], &[]);
+    let done = |revision| crate::story::done(true, revision, &[crate::story::txn_wrote(1, 1)]);
     let parts = [
         call(1, 0..1, write, done(1)),
         call(2, 2..3, get("x"), saw(1, crate::story::pair("x", "a", [1, 1, 1]))),

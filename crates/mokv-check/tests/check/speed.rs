@@ -29,17 +29,19 @@ fn busy(with_commits: bool) -> History {
                     create_revision: old.map_or(revision, |old| old.create_revision),
                     mod_revision: revision,
                     version: old.map_or(1, |old| old.version + 1),
+                    lease: 0,
                 };
                 let Pair { create_revision, version, .. } = pair;
                 map.insert(key.clone(), pair);
                 let change = Change::Put { key: key.clone(), value: value.clone() };
-                (Op::Set { key, value }, Answer::Set { revision, create_revision, version }, Some(change))
+                let answer = Answer::Set { revision, create_revision, version, previous: None };
+                (Op::set(key, value), answer, Some(change))
             }
             50..60 => {
                 let existed = map.remove(&key).is_some();
                 revision += u64::from(existed);
                 let change = existed.then(|| Change::Delete { key: key.clone() });
-                (Op::Delete { key }, Answer::Delete { existed, revision }, change)
+                (Op::delete(key), Answer::Delete { existed, revision, previous: None }, change)
             }
             60..99 => {
                 let pair = map.get(&key).cloned();
@@ -47,7 +49,7 @@ fn busy(with_commits: bool) -> History {
             }
             _ => {
                 let pairs = map.values().cloned().collect();
-                (Op::List { prefix: String::new(), read: Read::linearizable() }, Answer::List { revision, pairs }, None)
+                (Op::list("", Read::linearizable()), Answer::List { revision, pairs }, None)
             }
         };
         let moment = 2 * CLIENTS + id;

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use mokv_check::{
-    Answer, Change, Compare, Event, History, Limits, Op, Outcome, Pair, Read, TxnOp, TxnResult, ValueViolation,
-    Violation, check_revisions, check_values,
+    Answer, Change, Compare, Comparison, Delete, Event, History, Limits, Op, Outcome, Pair, Read, Set, Target, Txn,
+    TxnDone, TxnOp, TxnResult, ValueViolation, Violation, check_revisions, check_values,
 };
 
 /// A call that returned.
@@ -37,11 +37,11 @@ pub(crate) fn gone(key: &str) -> Change {
 }
 
 pub(crate) fn set(key: &str, value: &str) -> Op {
-    Op::Set { key: key.into(), value: value.into() }
+    Op::set(key, value)
 }
 
 pub(crate) fn delete(key: &str) -> Op {
-    Op::Delete { key: key.into() }
+    Op::delete(key)
 }
 
 pub(crate) fn get(key: &str) -> Op {
@@ -53,23 +53,32 @@ pub(crate) fn get_local(key: &str, min_revision: u64) -> Op {
 }
 
 pub(crate) fn list(prefix: &str) -> Op {
-    Op::List { prefix: prefix.into(), read: Read::linearizable() }
+    Op::list(prefix, Read::linearizable())
 }
 
 pub(crate) fn txn(compare: &[Compare], then: &[TxnOp], otherwise: &[TxnOp]) -> Op {
-    Op::Txn { compare: compare.to_vec(), then: then.to_vec(), otherwise: otherwise.to_vec() }
+    Op::Txn(Txn { compare: compare.to_vec(), then: then.to_vec(), otherwise: otherwise.to_vec() })
 }
 
 pub(crate) fn is_absent(key: &str) -> Compare {
-    Compare::Value { key: key.into(), expected: None }
+    equal(key, Target::Version(0))
+}
+
+pub(crate) fn equal(key: &str, target: Target) -> Compare {
+    Compare { key: key.into(), range_end: None, is: Comparison::Equal, target }
+}
+
+/// Of a set within a transaction.
+pub(crate) fn txn_wrote(create_revision: u64, version: u64) -> TxnResult {
+    TxnResult::Set { create_revision, version, previous: None }
 }
 
 pub(crate) fn txn_set(key: &str, value: &str) -> TxnOp {
-    TxnOp::Set { key: key.into(), value: value.into() }
+    TxnOp::Set(Set { key: key.into(), value: value.into(), ..Set::default() })
 }
 
 pub(crate) fn txn_delete(key: &str) -> TxnOp {
-    TxnOp::Delete { key: key.into() }
+    TxnOp::Delete(Delete { key: key.into(), ..Delete::default() })
 }
 
 pub(crate) fn txn_get(key: &str) -> TxnOp {
@@ -78,17 +87,17 @@ pub(crate) fn txn_get(key: &str) -> TxnOp {
 
 /// To a set.
 pub(crate) fn wrote(revision: u64, create_revision: u64, version: u64) -> Outcome {
-    Outcome::Ok { answer: Answer::Set { revision, create_revision, version } }
+    Outcome::Ok { answer: Answer::Set { revision, create_revision, version, previous: None } }
 }
 
 /// To a delete that found something.
 pub(crate) fn deleted(revision: u64) -> Outcome {
-    Outcome::Ok { answer: Answer::Delete { existed: true, revision } }
+    Outcome::Ok { answer: Answer::Delete { existed: true, revision, previous: None } }
 }
 
 /// To a delete that did not.
 pub(crate) fn found_nothing(revision: u64) -> Outcome {
-    Outcome::Ok { answer: Answer::Delete { existed: false, revision } }
+    Outcome::Ok { answer: Answer::Delete { existed: false, revision, previous: None } }
 }
 
 /// To a get.
@@ -108,7 +117,7 @@ pub(crate) fn listed(revision: u64, pairs: &[Pair]) -> Outcome {
 
 /// To a transaction.
 pub(crate) fn done(succeeded: bool, revision: u64, results: &[TxnResult]) -> Outcome {
-    Outcome::Ok { answer: Answer::Txn { succeeded, revision, results: results.to_vec() } }
+    Outcome::Ok { answer: Answer::Txn { revision, done: TxnDone { succeeded, results: results.to_vec() } } }
 }
 
 pub(crate) fn failed() -> Outcome {
@@ -122,7 +131,7 @@ pub(crate) fn unknown() -> Outcome {
 /// `versions`: create_revision, mod_revision, version.
 pub(crate) fn pair(key: &str, value: &str, versions: [u64; 3]) -> Pair {
     let [create_revision, mod_revision, version] = versions;
-    Pair { key: key.into(), value: value.into(), create_revision, mod_revision, version }
+    Pair { key: key.into(), value: value.into(), create_revision, mod_revision, version, ..Pair::default() }
 }
 
 pub(crate) fn history(parts: &[Vec<Event>]) -> History {

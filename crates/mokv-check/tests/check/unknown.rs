@@ -66,7 +66,7 @@ fn a_delete_of_nothing_takes_no_revision() {
 fn deletes_are_given_to_calls_such_that_all_find_one() {
     // The transaction can only be the first, since later x is not "a" any more; so the delete has to be the second,
     // though it would also do for the first.
-    let while_a = mokv_check::Compare::Value { key: "x".into(), expected: Some("a".into()) };
+    let while_a = equal("x", mokv_check::Target::Value("a".into()));
     let story = |compare| {
         [
             x_is_a(),

@@ -1,6 +1,6 @@
 //! Answers that the writes don't explain: wrong histories, each beside its legal twin.
 
-use mokv_check::{Compare, Event, Fact, Pair, TxnResult, Violation};
+use mokv_check::{Compare, Event, Fact, Pair, Target, TxnResult, Violation};
 
 use crate::story::*;
 
@@ -192,17 +192,17 @@ fn a_list_is_in_order_and_within_its_prefix() {
 
 #[test]
 fn an_update_is_not_lost() {
-    let compare = [Compare::ModRevision { key: "x".into(), expected: 1 }];
+    let compare = [equal("x", Target::ModRevision(1))];
     let update = |value| txn(&compare, &[txn_set("x", value)], &[]);
     let story = |second| {
         [
             call(1, 0..1, set("x", "a"), wrote(1, 1, 1)),
-            call(2, 2..5, update("b"), done(true, 2, &[TxnResult::Set])),
+            call(2, 2..5, update("b"), done(true, 2, &[txn_wrote(1, 2)])),
             call(3, 2..5, update("c"), second),
         ]
     };
     assert_legal(&story(done(false, 2, &[])));
-    let lost = story(done(true, 3, &[TxnResult::Set]));
+    let lost = story(done(true, 3, &[txn_wrote(1, 3)]));
     assert_eq!(refused(&lost), mismatch(3, 3, "x", Fact::Branch, "otherwise", "then"));
 }
 
@@ -210,13 +210,13 @@ fn an_update_is_not_lost() {
 fn there_is_no_write_skew() {
     let story = |second| {
         [
-            call(1, 0..5, txn(&[is_absent("y")], &[txn_set("x", "a")], &[]), done(true, 1, &[TxnResult::Set])),
+            call(1, 0..5, txn(&[is_absent("y")], &[txn_set("x", "a")], &[]), done(true, 1, &[txn_wrote(1, 1)])),
             call(2, 0..5, txn(&[is_absent("x")], &[txn_set("y", "b")], &[]), second),
         ]
     };
     assert_legal(&story(done(false, 1, &[])));
     assert_eq!(
-        refused(&story(done(true, 2, &[TxnResult::Set]))),
+        refused(&story(done(true, 2, &[txn_wrote(2, 1)]))),
         mismatch(2, 2, "x", Fact::Branch, "otherwise", "then")
     );
 }
@@ -227,16 +227,16 @@ fn a_compare_that_holds_is_not_refused() {
         let write = txn(&[compare], &[txn_set("x", "b")], &[]);
         [call(1, 0..1, set("x", "a"), wrote(1, 1, 1)), call(2, 2..3, write, done(false, 1, &[]))]
     };
-    let key = || "x".to_owned();
+    let is = |target| equal("x", target);
     let wrong = |compare| refused(&story(compare)) == mismatch(2, 1, "x", Fact::Branch, "then", "otherwise");
-    assert_legal(&story(Compare::Value { key: key(), expected: Some("b".into()) }));
-    assert!(wrong(Compare::Value { key: key(), expected: Some("a".into()) }));
-    assert_legal(&story(Compare::Version { key: key(), expected: 2 }));
-    assert!(wrong(Compare::Version { key: key(), expected: 1 }));
-    assert_legal(&story(Compare::CreateRevision { key: key(), expected: 0 }));
-    assert!(wrong(Compare::CreateRevision { key: key(), expected: 1 }));
-    assert_legal(&story(Compare::ModRevision { key: key(), expected: 0 }));
-    assert!(wrong(Compare::ModRevision { key: key(), expected: 1 }));
+    assert_legal(&story(is(Target::Value("b".into()))));
+    assert!(wrong(is(Target::Value("a".into()))));
+    assert_legal(&story(is(Target::Version(2))));
+    assert!(wrong(is(Target::Version(1))));
+    assert_legal(&story(is(Target::CreateRevision(0))));
+    assert!(wrong(is(Target::CreateRevision(1))));
+    assert_legal(&story(is(Target::ModRevision(0))));
+    assert!(wrong(is(Target::ModRevision(1))));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_transaction_sees_its_own_writes_and_those_before() {
         let ops = [txn_get("x"), txn_set("x", "b"), txn_get("x"), txn_get("y")];
         let before = Some(pair("x", "a", [1, 1, 1]));
         let results =
-            [TxnResult::Get { pair: before }, TxnResult::Set, TxnResult::Get { pair: x }, TxnResult::Get { pair: y }];
+            [TxnResult::Get { pair: before }, txn_wrote(1, 2), TxnResult::Get { pair: x }, TxnResult::Get { pair: y }];
         [
             call(1, 0..1, set("x", "a"), wrote(1, 1, 1)),
             call(2, 2..3, txn(&[], &ops, &[]), done(true, 2, &results)),
@@ -264,7 +264,7 @@ fn a_transaction_is_seen_whole() {
     let story = |pairs: &[Pair]| {
         let both = txn(&[], &[txn_set("x", "a"), txn_set("y", "b")], &[]);
         [
-            call(1, 0..5, both, done(true, 1, &[TxnResult::Set, TxnResult::Set])),
+            call(1, 0..5, both, done(true, 1, &[txn_wrote(1, 1), txn_wrote(1, 1)])),
             call(2, 0..5, list(""), listed(1, pairs)),
         ]
     };
@@ -279,7 +279,7 @@ fn a_transaction_says_what_it_deleted() {
         let clear = txn(&[], &[txn_delete("x")], &[]);
         [
             call(1, 0..1, set("x", "a"), wrote(1, 1, 1)),
-            call(2, 2..3, clear, done(true, revision, &[TxnResult::Delete { existed }])),
+            call(2, 2..3, clear, done(true, revision, &[TxnResult::Delete { existed, previous: None }])),
         ]
     };
     assert_legal(&story(true, 2));

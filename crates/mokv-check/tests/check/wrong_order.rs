@@ -1,6 +1,6 @@
 //! Which write took which revision: wrong histories, each beside its legal twin.
 
-use mokv_check::{Compare, Event, TxnResult, Violation};
+use mokv_check::{Event, Target, TxnResult, Violation};
 
 use crate::story::*;
 
@@ -153,7 +153,7 @@ fn a_failed_write_is_not_seen() {
 #[test]
 fn a_failed_compare_changes_nothing() {
     let story = |changes: &[mokv_check::Change], results: &[TxnResult]| {
-        let compare = [Compare::Version { key: "x".into(), expected: 7 }];
+        let compare = [equal("x", Target::Version(7))];
         let otherwise = if results.is_empty() { vec![] } else { vec![txn_set("x", "c")] };
         [
             call_and_commit_of_x(),
@@ -161,7 +161,7 @@ fn a_failed_compare_changes_nothing() {
             commit_of(2, 2, changes),
         ]
     };
-    assert_legal(&story(&[put("x", "c")], &[TxnResult::Set]));
+    assert_legal(&story(&[put("x", "c")], &[txn_wrote(1, 2)]));
     assert_eq!(refused(&story(&[put("x", "b")], &[])), Violation::ViewTookEffect { call: 2, revision: 2 });
 }
 
@@ -176,7 +176,7 @@ fn a_delete_that_found_nothing_changes_nothing() {
 fn a_transaction_is_not_split() {
     let both = txn(&[], &[txn_set("x", "a"), txn_set("y", "b")], &[]);
     let story = |commits: &[Vec<Event>]| {
-        [call(1, 0..5, both.clone(), done(true, 1, &[TxnResult::Set, TxnResult::Set])), commits.concat()]
+        [call(1, 0..5, both.clone(), done(true, 1, &[txn_wrote(1, 1), txn_wrote(1, 1)])), commits.concat()]
     };
     assert_legal(&story(&[commit(1, &[put("y", "b"), put("x", "a")])]));
     let split = story(&[commit(1, &[put("x", "a")]), commit(2, &[put("y", "b")])]);

@@ -28,7 +28,7 @@ impl SessionWrite {
     pub(crate) fn new(world: &World, client_id: u64, sequence: u64, key: &str) -> Self {
         let id = RequestId { client_id, sequence, first_unanswered: 1 };
         let value = format!("session {client_id} write {sequence}");
-        let op = Op::Set { key: key.into(), value: value.clone() };
+        let op = Op::set(key, value.clone());
         // Nobody else has this number.
         let call = world.recorder.call(10_000 + 10 * client_id + sequence, op);
         world.recorder.request(client_id, sequence, call);
@@ -49,7 +49,10 @@ impl SessionWrite {
     /// The answer that counts.
     pub(crate) fn answered(&self, world: &World, answer: &SetResponse) {
         let SetResponse { revision, create_revision, version, .. } = *answer;
-        world.recorder.answer(self.call, Outcome::Ok { answer: Answer::Set { revision, create_revision, version } });
+        world.recorder.answer(
+            self.call,
+            Outcome::Ok { answer: Answer::Set { revision, create_revision, version, previous: None } },
+        );
     }
 
     /// It had no effect, and will have none.

@@ -77,7 +77,7 @@ fn s16_a_failed_sync_ends_the_process_and_nothing_of_it_is_acknowledged() {
         }
         let mut client = client_at(&world, leading, 80);
         let (key, value) = ("unsynced".to_owned(), client.token());
-        let written = client.write(Op::Set { key, value }, false).await;
+        let written = client.write(Op::set(key, value), false).await;
         // With the others' disks in order, they may have committed it.
         let may_succeed = hit.len() <= cluster.len() / 2;
         ensure(may_succeed || !matches!(written, Outcome::Ok { .. }), format_args!("acknowledged: {written:?}"))?;
@@ -353,7 +353,7 @@ fn s25_a_disk_that_takes_nothing_ends_the_process_and_nothing_is_acknowledged() 
             _ => {
                 let (key, value) = ("nowhere".to_owned(), "to go".to_owned());
                 let mut client = client_at(&world, rng.random_range(0..3), 80);
-                let written = client.write(Op::Set { key, value }, false).await;
+                let written = client.write(Op::set(key, value), false).await;
                 ensure(!matches!(written, Outcome::Ok { .. }), format_args!("acknowledged: {written:?}"))?;
             }
         }

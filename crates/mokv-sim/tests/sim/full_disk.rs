@@ -91,7 +91,7 @@ async fn probe(world: &World, host: usize, writes: Writes, full: &[usize]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         squeeze(world, full);
-        let op = Op::Set { key: format!("probe-{host}"), value: format!("{host}-{}", world.trace.now()) };
+        let op = Op::set(format!("probe-{host}"), format!("{host}-{}", world.trace.now()));
         let is_as_expected = |outcome: &Outcome| match (writes, outcome) {
             (Writes::Succeed, outcome) => matches!(outcome, Outcome::Ok { .. }),
             (Writes::AreRefused, Outcome::Failed { reason }) => reason.contains("DISK_FULL"),

@@ -64,7 +64,7 @@ fn s02_a_leader_that_stood_still_acknowledges_nothing_old() {
         let client = |number| client_at(&world, old, number).with_timeout(Duration::from_secs(10));
         let writing = join_all((0..QUEUED).map(|number| {
             let mut client = client(810 + number);
-            let op = Op::Set { key: "queued".into(), value: client.token() };
+            let op = Op::set("queued", client.token());
             async move { client.write(op, false).await }
         }));
         let reading = join_all((0..QUEUED).map(|number| {
@@ -124,7 +124,7 @@ impl Cut {
 async fn serves_by(world: &World, host: usize, round: usize, deadline: Instant) -> bool {
     let mut client = client_at(world, host, (830 + 10 * round + host) as u64).with_timeout(Duration::from_secs(1));
     while Instant::now() < deadline {
-        let op = Op::Set { key: "served".into(), value: client.token() };
+        let op = Op::set("served", client.token());
         let is_written = matches!(client.write(op, false).await, Outcome::Ok { .. });
         if is_written && matches!(client.get("served", Read::linearizable()).await, Outcome::Ok { .. }) {
             return true;

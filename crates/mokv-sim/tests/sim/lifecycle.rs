@@ -192,7 +192,7 @@ fn s41_a_leader_that_is_stopped_hands_over_and_writes_go_on_within_a_second() {
 fn longest_gap(world: &World, begin: u64) -> Duration {
     let history = world.recorder.history();
     let is_write = |event: &Event| match event {
-        Event::Call { id, op: Op::Set { .. } | Op::Delete { .. }, .. } => Some(*id),
+        Event::Call { id, op: Op::Set(_) | Op::Delete(_), .. } => Some(*id),
         _ => None,
     };
     let writes: BTreeSet<u64> = history.events.iter().filter_map(is_write).collect();

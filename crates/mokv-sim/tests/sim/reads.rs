@@ -123,7 +123,7 @@ async fn calls(world: &World, host: usize, number: u64, stop: &watch::Receiver<b
     let mut client = client_at(world, host, number);
     let (mut succeeded, mut failed) = (0, Vec::new());
     while !*stop.borrow() {
-        let op = Op::Set { key: "moved".into(), value: client.token() };
+        let op = Op::set("moved", client.token());
         for outcome in [client.write(op, true).await, client.get("moved", Read::linearizable()).await] {
             match outcome {
                 Outcome::Ok { .. } => succeeded += 1,

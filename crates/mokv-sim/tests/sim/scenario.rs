@@ -115,7 +115,7 @@ pub(crate) async fn set(client: &mut Client, key: &str) -> Expected<String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let value = client.token();
-        match client.write(Op::Set { key: key.into(), value: value.clone() }, true).await {
+        match client.write(Op::set(key, value.clone()), true).await {
             Outcome::Ok { .. } => return Ok(value),
             outcome => ensure(Instant::now() < deadline, format_args!("can't set {key}: {outcome:?}"))?,
         }

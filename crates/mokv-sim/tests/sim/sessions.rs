@@ -50,7 +50,7 @@ fn s05_a_tail_that_is_truncated_is_unknown_and_its_retry_counts_once() {
         world.cluster.isolate(old);
         let under_way = join_all((0..UNDER_WAY).map(|number| {
             let mut client = client_at(&world, old, 800 + number).with_timeout(Duration::from_secs(20));
-            let op = Op::Set { key: "lost".into(), value: client.token() };
+            let op = Op::set("lost", client.token());
             async move { client.write(op, false).await }
         }));
         let others = async {

@@ -44,7 +44,7 @@ async fn fill(world: &World) -> Expected {
     let writes = (0..LARGE_VALUES).map(|number| {
         let mut client = client_at(world, number as usize % 3, 800 + number);
         let value = format!("{}{}", client.token(), ".".repeat(LARGE_BYTES));
-        async move { client.write(Op::Set { key: format!("large-{number}"), value }, true).await }
+        async move { client.write(Op::set(format!("large-{number}"), value), true).await }
     });
     let written = join_all(writes).await.into_iter().filter(|outcome| matches!(outcome, Outcome::Ok { .. })).count();
     ensure(written as u64 > LARGE_VALUES - 3, format_args!("only {written} large values were written"))

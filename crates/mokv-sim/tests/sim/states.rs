@@ -90,7 +90,7 @@ fn s39_a_full_memory_refuses_growth_and_takes_deletes() {
         loop {
             ensure(kept.len() < 100, "the quota is a bound")?;
             let (key, value) = (format!("fill-{}", kept.len()), format!("{}-{}", kept.len(), "x".repeat(500)));
-            match client.write(Op::Set { key: key.clone(), value }, false).await {
+            match client.write(Op::set(key.clone(), value), false).await {
                 Outcome::Failed { reason } if reason.contains("QUOTA_EXCEEDED") => break,
                 // Whether it had an effect does not matter here.
                 _ => kept.push(key),
@@ -124,7 +124,7 @@ async fn delete_all(client: &mut Client, prefix: &str) -> Expected {
             Outcome::Ok { answer: Answer::List { pairs, .. } } if pairs.is_empty() => return Ok(()),
             Outcome::Ok { answer: Answer::List { pairs, .. } } => {
                 for pair in pairs {
-                    let deleted = client.write(Op::Delete { key: pair.key.clone() }, false).await;
+                    let deleted = client.write(Op::delete(pair.key.clone()), false).await;
                     let is_refused = matches!(&deleted, Outcome::Failed { reason } if reason.contains("QUOTA"));
                     ensure(!is_refused, format_args!("a delete of {}: {deleted:?}", pair.key))?;
                 }
@@ -138,7 +138,7 @@ async fn growth_is_refused(world: &World, host: usize) -> Expected {
     let mut client = client_at(world, host, 70 + host as u64);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let op = Op::Set { key: format!("refused-{host}"), value: client.token() };
+        let op = Op::set(format!("refused-{host}"), client.token());
         match client.write(op, false).await {
             Outcome::Failed { reason } if reason.contains("QUOTA_EXCEEDED") => break,
             outcome @ Outcome::Ok { .. } => return Err(format!("growth through {host}: {outcome:?}")),
@@ -146,7 +146,7 @@ async fn growth_is_refused(world: &World, host: usize) -> Expected {
             outcome => ensure(Instant::now() < deadline, format_args!("growth through {host}: {outcome:?}"))?,
         }
     }
-    let op = Op::Set { key: format!("refused-{host}"), value: client.token() };
+    let op = Op::set(format!("refused-{host}"), client.token());
     match client.write(op, true).await {
         Outcome::Failed { .. } => Ok(()),
         outcome => Err(format!("a session through {host}: {outcome:?}")),
