@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 pub mod formation;
 pub mod forward;
+pub mod freshness;
 pub mod gossip;
 pub mod identity;
 pub mod incarnation;

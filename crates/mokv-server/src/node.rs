@@ -23,6 +23,7 @@ use crate::error::RequestError;
 use crate::formation::core::{Me, Mode};
 use crate::formation::{Formation, Outlook, Parts, Surroundings};
 use crate::forward::{ForwardFailure, Forwarder};
+pub use crate::freshness::{Consistency, Freshness};
 use crate::identity::{DataDir, IdentityError};
 use crate::incarnation::{self, Starts};
 use crate::introduction::{Introduction, Newcomer};
@@ -39,7 +40,7 @@ use crate::room::{self, Rooms};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
-use crate::store::Store;
+use crate::store::{LogTime, Store};
 use crate::watch::Watches;
 
 #[cfg(test)]
@@ -154,13 +155,13 @@ pub enum NodeError {
     Bootstrap(String),
 }
 
-/// How fresh a read has to be.
+/// What is known of a lease that lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consistency {
-    /// Reflects every write acknowledged before the read.
-    Linearizable,
-    /// What this node has.
-    Local,
+pub struct LeaseTime {
+    /// As granted.
+    pub ttl: Duration,
+    /// About how long it has still to live.
+    pub remaining: Duration,
 }
 
 /// Whether the node is fit to serve.
@@ -568,14 +569,14 @@ impl Node {
     /// # Errors
     ///
     /// See [`RequestError`].
-    pub async fn read_barrier(
-        &self,
-        consistency: Consistency,
-        min_revision: u64,
-        deadline: Instant,
-    ) -> Result<(), RequestError> {
+    pub async fn read_barrier(&self, freshness: Freshness, deadline: Instant) -> Result<Consistency, RequestError> {
         let began = Instant::now();
-        if consistency == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
+        let Freshness { consistency, min_revision, .. } = freshness;
+        let served = match consistency {
+            Consistency::Local => Consistency::Local,
+            Consistency::Linearizable | Consistency::Lease => Consistency::Linearizable,
+        };
+        if served == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
             let read_index = self.read_index(began, deadline).await?;
             let mut progress = self.inner.store.progress();
             let applied = progress.wait_for(|progress| {
@@ -595,18 +596,41 @@ impl Node {
             }
         }
         if min_revision == 0 || mutant!(MinRevisionIgnored) {
-            return Ok(());
+            return Ok(served);
         }
         let mut progress = self.inner.store.progress();
         let reached = progress.wait_for(|progress| progress.revision >= min_revision);
         match timeout_at(deadline, reached).await.is_ok_and(|reached| reached.is_ok()) {
-            true => Ok(()),
+            true => Ok(served),
             false => Err(RequestError::RevisionNotReached {
                 wanted: min_revision,
                 reached: self.inner.store.stats().revision,
                 waited: began.elapsed(),
             }),
         }
+    }
+
+    /// Renews a lease to its whole time to live, which is the answer; `None`: there is no such lease any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. The lease may have been renewed.
+    pub async fn keep_alive(&self, lease_id: u64, deadline: Instant) -> Result<Option<Duration>, RequestError> {
+        Ok(self.lease_time(lease_id, deadline).await?.map(|lease| lease.ttl))
+    }
+
+    /// How long a lease has still to live; `None`: there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn lease_time(&self, _lease_id: u64, _deadline: Instant) -> Result<Option<LeaseTime>, RequestError> {
+        Err(RequestError::Unavailable { reason: "no leases yet".into() })
+    }
+
+    /// About how long it is until then, as far as this node can tell: it guesses log time by its own clock.
+    pub fn remaining(&self, deadline: LogTime) -> Duration {
+        deadline.saturating_duration_since(LogTime::default())
     }
 
     /// Completes when this node has had no room for a while: whoever waits for an entry then had better ask another node.
