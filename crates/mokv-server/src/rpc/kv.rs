@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::list::{ListStream, Query};
-use super::{deadline, status};
+use super::{deadline, status, watch};
 use crate::command::{self, Command, OutcomeResult, RequestId};
 use crate::members::MemberView;
 use crate::node::{Consistency, Freshness, Node};
@@ -157,7 +157,7 @@ impl Kv for KvService {
         }
     }
 
-    type WatchStream = futures_util::stream::BoxStream<'static, Result<api::WatchResponse, Status>>;
+    type WatchStream = watch::WatchStream;
     type PipelineStream = futures_util::stream::BoxStream<'static, Result<api::PipelineResponse, Status>>;
     type KeepLeaseAliveStream = futures_util::stream::BoxStream<'static, Result<api::KeepLeaseAliveResponse, Status>>;
 
@@ -205,8 +205,8 @@ impl Kv for KvService {
         Err(Status::unimplemented("list_leases"))
     }
 
-    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watch"))
+    async fn watch(&self, request: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        watch::watch(&self.node, request).await
     }
 
     async fn pipeline(

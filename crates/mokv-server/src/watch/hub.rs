@@ -116,13 +116,7 @@ impl Hub {
 
     /// Waits for a change after `seen`, everything up to which the watcher has seen. Ready with a revision up to which
     /// nothing that it watches has changed since.
-    pub(super) fn wait(
-        &mut self,
-        id: u64,
-        range: &KeyRange,
-        seen: u64,
-        waker: &Waker,
-    ) -> Poll<Result<u64, Closed>> {
+    pub(super) fn wait(&mut self, id: u64, range: &KeyRange, seen: u64, waker: &Waker) -> Poll<Result<u64, Closed>> {
         if self.is_closed {
             return Poll::Ready(Err(Closed));
         }
@@ -194,10 +188,6 @@ impl Hub {
     pub(super) fn close(&mut self, wakers: &mut Vec<Waker>) {
         self.is_closed = true;
         self.wake_everybody(wakers);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_closed
     }
 
     fn wake_everybody(&mut self, wakers: &mut Vec<Waker>) {
