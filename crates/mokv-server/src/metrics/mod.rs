@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use self::grpc::GrpcMetrics;
 pub use self::histogram::{Histogram, HistogramSnapshot};
-use self::process::ProcessStats;
+pub(crate) use self::process::ProcessStats;
 pub use self::text::CONTENT_TYPE;
 use self::text::{Kind, Page};
 use crate::members::MemberView;
