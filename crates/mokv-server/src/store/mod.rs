@@ -18,6 +18,7 @@
 //! explain, so every later call panics too, and the process has to end.
 
 mod hash;
+mod history;
 mod key;
 mod leases;
 mod load;
@@ -33,6 +34,7 @@ mod state;
 mod superseded;
 #[cfg(test)]
 mod tests;
+mod view;
 mod writes;
 
 use std::fmt;
@@ -42,6 +44,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use hash::StateHash;
+pub use history::{Change, Changes, Compacted, Cursor, HISTORY_BYTES, HistoryStats};
 pub use leases::{LEASES_MAX, Lease};
 pub use load::{LoadError, Loaded, Loader};
 pub use log_time::LogTime;
@@ -49,6 +52,7 @@ pub use pin::{Checkpoint, Pin};
 pub use record::Record;
 pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
 pub use sessions::{ANSWERS_BYTES_MAX, ANSWERS_MAX, SESSIONS_MAX};
+pub use view::{View, ViewError};
 pub use writes::{EXPIRED_MAX, TXN_RESULT_BYTES_MAX};
 
 use crate::command::{Command, Op, Outcome, RequestId};
@@ -164,6 +168,13 @@ impl Store {
         }
     }
 
+    /// An empty store that remembers so many bytes of changes. See [`Store::changes`].
+    pub fn with_history(bytes_max: u64) -> Self {
+        let store = Self::new();
+        store.shared.write().pairs.remember(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        store
+    }
+
     /// Applies the commands of one log entry, in their order, at its log time. Entries come in the order of the log, each
     /// once. A log time before that of the state is taken for that.
     ///
@@ -253,6 +264,35 @@ impl Store {
     /// All leases, by ascending id.
     pub fn leases(&self) -> Vec<Lease> {
         self.shared.read().pairs.leases.iter().collect()
+    }
+
+    /// The revision of the state.
+    pub fn revision(&self) -> u64 {
+        self.shared.read().pairs.revision()
+    }
+
+    /// The next changes of the keys in a range, whole revisions of them where they fit the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Compacted`]: some of them are forgotten.
+    pub fn changes(&self, from: Cursor, range: &KeyRange, limit: ChunkLimit) -> Result<Changes, Compacted> {
+        let found = self.shared.read().pairs.changes(from, range, limit);
+        found.map(Changes::from)
+    }
+
+    /// All pairs as they were at a revision; 0 is the present one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ViewError`].
+    pub fn view(&self, revision: u64) -> Result<View, ViewError> {
+        View::new(&self.shared, revision)
+    }
+
+    /// What is known of the past.
+    pub fn history(&self) -> HistoryStats {
+        self.shared.read().pairs.history_stats()
     }
 
     /// The newest start of a member that is recorded.

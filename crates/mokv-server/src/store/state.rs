@@ -132,7 +132,9 @@ impl State {
 
     /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
     pub(super) fn replace(&mut self, loaded: Loaded) -> Garbage {
-        let old = mem::replace(&mut self.pairs, loaded.pairs);
+        let mut pairs = loaded.pairs;
+        pairs.succeed(&self.pairs);
+        let old = mem::replace(&mut self.pairs, pairs);
         if !mutant!(SnapshotKeepsOldSessions) || self.sessions.len() == 0 {
             self.sessions = loaded.sessions;
         }

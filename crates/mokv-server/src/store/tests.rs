@@ -1,6 +1,7 @@
 //! Tests of the store as a whole: rule by rule, against a model, and with threads.
 
 mod data_model;
+mod history;
 mod model;
 mod rules;
 mod threads;
