@@ -281,6 +281,7 @@ impl World {
                 memory_quota: None,
                 snapshot_log_bytes: 64 << 20,
                 history_bytes: 64 << 20,
+                lease_reads: false,
             };
             (setup.options)(&mut options);
             let seed = rng.random();
