@@ -30,8 +30,8 @@ struct Answer {
 
 impl DeleteArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // Without a session: one write is not worth a place among those that the cluster remembers.
-        let answer = self.cluster.client()?.delete(&self.key).await?;
+        // One write is not worth a place among the clients that the cluster remembers.
+        let answer = self.cluster.client()?.at_most_once().delete(&self.key).await?;
         match self.output.format {
             ValueFormat::Plain if answer.existed => output::line(format_args!("deleted"))?,
             ValueFormat::Plain => output::line(format_args!("there was no such key"))?,

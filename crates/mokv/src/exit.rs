@@ -105,7 +105,6 @@ mod tests {
             (Error::Invalid(String::new()), 1),
             (Error::DiskFull(String::new()), 1),
             (Error::QuotaExceeded(String::new()), 1),
-            (Error::SessionExpired { maybe_applied: false }, 1),
         ];
         for (error, code) in table {
             assert_eq!(Failure::from(error.clone()).code, code, "{error:?}");

@@ -42,11 +42,8 @@ pub(crate) struct GetArgs {
 impl GetArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let client = self.cluster.client()?;
-        let found = if self.local {
-            client.get_local(&self.key, self.min_revision).await?
-        } else {
-            client.get(&self.key).await?
-        };
+        let read = client.get(&self.key);
+        let found = if self.local { read.local().min_revision(self.min_revision).await? } else { read.await? };
         let found = found.ok_or_else(|| Failure::not_found(format!("no value for key: {}", self.key)))?;
         if self.output.format == ValueFormat::Json {
             return Ok(output::json(&Found::from(found))?);

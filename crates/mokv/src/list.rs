@@ -3,8 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use clap::Args;
-use mokv_client::List;
-use mokv_client::messages::{Consistency, ListRequest};
+use mokv_client::{KeyRange, List};
 
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
@@ -57,18 +56,15 @@ pub(crate) struct ListArgs {
 
 impl ListArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let consistency = if self.local { Consistency::Local } else { Consistency::Linearizable };
-        let request = ListRequest {
-            prefix: self.prefix,
-            start: self.start,
-            end: self.end,
-            limit: self.limit,
-            keys_only: self.keys_only,
-            consistency: consistency.into(),
-            min_revision: 0,
-            ..Default::default()
-        };
-        let list = self.cluster.client()?.list(request).await?;
+        let range = KeyRange::prefix(self.prefix).from(self.start).before(self.end);
+        let mut list = self.cluster.client()?.list(range).limit(self.limit);
+        if self.keys_only {
+            list = list.keys_only();
+        }
+        if self.local {
+            list = list.local();
+        }
+        let list = list.await?;
         match self.format {
             TableFormat::Plain => print_lines(list, self.keys_only).await,
             TableFormat::Json => print_json(list, self.keys_only).await,

@@ -4,7 +4,6 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use mokv_client::messages::GetResponse;
 use serde::{Deserialize, Serialize};
 
 /// A key and its value.
@@ -60,8 +59,8 @@ pub(crate) struct Found {
     version: u64,
 }
 
-impl From<GetResponse> for Found {
-    fn from(found: GetResponse) -> Self {
+impl From<mokv_client::Pair> for Found {
+    fn from(found: mokv_client::Pair) -> Self {
         Self {
             pair: Pair::new(found.key, &found.value),
             revision: found.revision,

@@ -47,8 +47,8 @@ impl SetArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let client = self.cluster.client()?;
         let value = read_value(self.value)?;
-        // Without a session: one write is not worth a place among those that the cluster remembers.
-        let answer = client.set(&self.key, value).await?;
+        // One write is not worth a place among the clients that the cluster remembers.
+        let answer = client.at_most_once().set(&self.key, value).await?;
         match self.output.format {
             ValueFormat::Plain => output::line(format_args!("OK"))?,
             ValueFormat::Json => output::json(&Answer {
