@@ -125,7 +125,7 @@ impl Failure {
         };
         match info.reason.as_str() {
             "NO_LEADER" | "UNAVAILABLE" | "READ_TIMEOUT" => Self::Unfit(message),
-            "REVISION_NOT_REACHED" | "LIST_TOO_SLOW" => Self::Unavailable(message),
+            "REVISION_NOT_REACHED" | "LIST_TOO_SLOW" | "SAVE_TOO_SLOW" => Self::Unavailable(message),
             "OUTCOME_UNKNOWN" => Self::Unknown(message),
             "SESSION_EXPIRED" => Self::NoSession(message),
             "SESSION_FULL" => Self::SessionFull(message),
@@ -195,6 +195,7 @@ mod tests {
             (Code::Unavailable, "READ_TIMEOUT", Failure::Unfit(text())),
             (Code::Unavailable, "REVISION_NOT_REACHED", Failure::Unavailable(text())),
             (Code::Aborted, "LIST_TOO_SLOW", Failure::Unavailable(text())),
+            (Code::Aborted, "SAVE_TOO_SLOW", Failure::Unavailable(text())),
             (Code::Unavailable, "OUTCOME_UNKNOWN", Failure::Unknown(text())),
             (Code::Aborted, "SESSION_EXPIRED", Failure::NoSession(text())),
             (Code::ResourceExhausted, "SESSION_FULL", Failure::SessionFull(text())),

@@ -15,6 +15,7 @@ mod read;
 mod retry;
 mod routes;
 mod session;
+mod snapshot;
 mod txn;
 mod write;
 
@@ -26,6 +27,7 @@ pub use pair::{Counted, Deleted, DeletedRange, Found, Incremented, Pair, Written
 pub use range::KeyRange;
 pub use read::{Count, Get};
 pub use session::Session;
+pub use snapshot::SnapshotStream;
 pub use txn::{Compare, Comparing, Transact, Txn, TxnAnswer, TxnDelete, TxnList, TxnOp, TxnResult, TxnSet};
 pub use write::{Delete, DeleteRange, Increment, Set};
 

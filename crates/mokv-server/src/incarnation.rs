@@ -327,7 +327,9 @@ mod tests {
         assert_eq!(starts.unrecorded().len(), 2);
 
         let record = |numbers: &[u64]| command::record_start(2, &lineage(numbers));
-        store.apply(Position { term: 1, index: 1 }, &[record(&[11, 13]), record(&[11])]).expect("known");
+        store
+            .apply(Position { term: 1, index: 1 }, LogTime::default(), &[record(&[11, 13]), record(&[11])])
+            .expect("known");
         assert_eq!(starts.known(2), Some(Start { incarnation: 2, number: 13 }), "as all nodes have it");
         assert!(starts.hear(2, &lineage(&[11, 12])).is_err());
         starts.hear(2, &lineage(&[11, 13, 14])).expect("the next");

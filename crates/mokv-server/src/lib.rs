@@ -35,6 +35,7 @@ pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
+pub mod offline;
 pub mod peer;
 pub mod peer_service;
 pub mod proposer;

@@ -836,7 +836,7 @@ impl Node {
 }
 
 /// Snapshot and log have to meet: what neither has is lost to this node.
-fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
+pub(crate) fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
     let snapshot = snapshots.latest().map_or(0, |snapshot| snapshot.last_log_id.index);
     match log.purged() {
         Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),

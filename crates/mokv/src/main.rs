@@ -9,6 +9,7 @@ mod delete;
 mod dev;
 mod exit;
 mod export;
+mod facts;
 mod get;
 mod import;
 mod leave;
@@ -18,9 +19,11 @@ mod member;
 mod members;
 mod output;
 mod pair;
+mod recover;
 mod serve;
 mod servers;
 mod set;
+mod snapshot;
 mod status;
 
 use std::process::ExitCode;
@@ -56,6 +59,8 @@ enum Command {
     Member(member::MemberArgs),
     Members(members::MembersArgs),
     Leave(leave::LeaveArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Recover(recover::RecoverArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Completion(completion::CompletionArgs),
@@ -91,6 +96,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Member(args) => args.run().await,
         Command::Members(args) => args.run().await,
         Command::Leave(args) => args.run().await,
+        Command::Snapshot(args) => args.run().await,
+        Command::Recover(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),

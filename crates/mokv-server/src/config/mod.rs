@@ -238,11 +238,7 @@ impl Config {
 
     /// What no setting can say alone.
     fn check(&self, settings: &Layers<'_>) -> Result<(), ConfigError> {
-        if !is_node_name(&self.node_name) {
-            let reason = format!(
-                "{:?} is no name for a node: use 1 to {NODE_NAME_CHARS_MAX} of the characters A-Z a-z 0-9 . _ -",
-                self.node_name
-            );
+        if let Err(reason) = parse_node_name(&self.node_name) {
             return Err(settings.invalid("node-name", reason));
         }
         if self.rpc_port == self.gossip_port {
@@ -358,9 +354,19 @@ fn is_wildcard(host: &str) -> bool {
     host.is_empty() || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
-fn is_node_name(name: &str) -> bool {
+/// The name of a node.
+///
+/// # Errors
+///
+/// Says what a name may be.
+pub fn parse_node_name(name: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=NODE_NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(allowed)
+    match (1..=NODE_NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(allowed) {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "{name:?} is no name for a node: use 1 to {NODE_NAME_CHARS_MAX} of the characters A-Z a-z 0-9 . _ -"
+        )),
+    }
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {

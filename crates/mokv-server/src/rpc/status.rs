@@ -23,6 +23,7 @@
 //! | `COMPACTED` | `OUT_OF_RANGE` | metadata `oldest`: the first revision that can be asked for | none |
 //! | `TOO_MANY_WATCHES` | `RESOURCE_EXHAUSTED` | | none |
 //! | `LIST_TOO_SLOW` | `ABORTED` | | none |
+//! | `SAVE_TOO_SLOW` | `ABORTED` | | none |
 //! | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | | none |
 //! | `INTERNAL` | `INTERNAL` | | unknown: a bug |
 
@@ -139,6 +140,13 @@ pub(super) fn too_many_watches(error: &TooManyWatchers) -> Status {
 pub(super) fn list_too_slow(stalled: Duration) -> Status {
     let message = format!("nothing of the list was taken for {stalled:?}: list again, from the last key received on");
     plain(Code::Aborted, "LIST_TOO_SLOW", message)
+}
+
+/// The reader of a snapshot did not take what it asked for.
+pub(super) fn save_too_slow(stalled: Duration) -> Status {
+    let message =
+        format!("nothing of the snapshot was taken for {stalled:?}: begin again, to a place that takes it faster");
+    plain(Code::Aborted, "SAVE_TOO_SLOW", message)
 }
 
 /// The caller's deadline has passed while an answer was on its way.

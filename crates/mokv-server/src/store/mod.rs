@@ -222,6 +222,18 @@ impl Store {
         self.shared.publish();
     }
 
+    /// Leaves out the next numbers that this state would give away: so many revisions, and so many ids of clients. For a
+    /// state whose history ends here while another one went on from an earlier point of it: what that one has given away is
+    /// not given away again. Its pairs and sessions stay as they are.
+    ///
+    /// False, and no effect, if there are not so many numbers.
+    pub fn skip(&self, revisions: u64, ids: u64) -> bool {
+        let _applying = self.shared.applying();
+        let skipped = self.shared.write().skip(revisions, ids);
+        self.shared.publish();
+        skipped
+    }
+
     /// Puts a snapshot in the place of the state, at once. Existing pins go on answering from what they pinned.
     pub fn replace(&self, loaded: Loaded) {
         let _applying = self.shared.applying();

@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
     pub(crate) network: Network,
     lease_reads: bool,
+    history_bytes: 64 << 20,
     starts: u64,
 }
 
@@ -102,6 +103,7 @@ impl Cluster {
             memory_quota: None,
             snapshot_log_bytes: 64 << 20,
             lease_reads: self.lease_reads,
+            history_bytes: 64 << 20,
         };
         let started = tasks.scope(Node::start(seams, options)).await.expect("start");
         self.network.up(&node.addr, PeerService::new(started.clone()));
