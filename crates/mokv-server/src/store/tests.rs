@@ -13,18 +13,19 @@ use mokv_proto::internal;
 /// A store with its own log.
 struct Log {
     store: Store,
+    term: u64,
     index: u64,
     log_time: LogTime,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { store: Store::new(), index: 0, log_time: LogTime::default() }
+        Self { store: Store::new(), term: 1, index: 0, log_time: LogTime::default() }
     }
 
     fn next(&mut self) -> Position {
         self.index += 1;
-        Position { term: 1, index: self.index }
+        Position { term: self.term, index: self.index }
     }
 
     /// Applies an entry.

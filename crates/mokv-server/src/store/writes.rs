@@ -252,9 +252,15 @@ impl Pairs {
         keys.len() as u64
     }
 
-    /// Revokes the leases that are still there, in one write.
-    pub(super) fn expire_leases(&mut self, lease_ids: &[u64]) -> ExpireOutcome {
-        let deleted = lease_ids.iter().map(|id| self.revoke_uncommitted(*id)).sum();
+    /// Revokes, in one write, those of the leases whose time is over even if nobody ever kept them alive. The others were
+    /// granted after this was decided: another lease had the id then.
+    pub(super) fn expire_leases(&mut self, lease_ids: &[u64], now: LogTime) -> ExpireOutcome {
+        let mut deleted = 0;
+        for id in lease_ids {
+            if self.leases.get(*id).is_some_and(|lease| lease.deadline <= now) {
+                deleted += self.revoke_uncommitted(*id);
+            }
+        }
         ExpireOutcome { revision: self.commit(), deleted }
     }
 

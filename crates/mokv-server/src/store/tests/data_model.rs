@@ -130,7 +130,11 @@ fn the_keys_of_a_lease_end_with_it() {
     assert_eq!(rejection(log.one(command::revoke_lease(2))), Rejection::LeaseNotFound);
     assert_eq!([value(&log, "a"), value(&log, "b"), value(&log, "c")].map(|v| v.is_some()), [true, false, true]);
 
-    // Only a leader of the entry's own term decides what has expired.
+    // Only a leader of the entry's own term decides what has expired, and not of a lease that was granted since.
+    assert_eq!(expired(log.one(command::expire_leases(1, vec![1]))), (7, 0));
+    log.log_time = LogTime::from_millis(999);
+    assert_eq!(expired(log.one(command::expire_leases(1, vec![1]))), (7, 0));
+    log.log_time = LogTime::from_millis(1000);
     assert_eq!(expired(log.one(command::expire_leases(2, vec![1]))), (7, 0));
     assert!(log.store.lease(1).is_some());
     assert_eq!(expired(log.one(command::expire_leases(1, vec![1, 2]))), (8, 1));
