@@ -27,7 +27,6 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
     pub(crate) network: Network,
     lease_reads: bool,
-    history_bytes: 64 << 20,
     starts: u64,
 }
 
