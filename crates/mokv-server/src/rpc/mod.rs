@@ -4,15 +4,20 @@
 //! precise status, before it costs more than its own connection. Leaves every decision about data to the node.
 
 mod cluster;
+mod convert;
 mod deadline;
 mod edge;
 mod health;
 pub mod http;
 mod incoming;
 mod kv;
+mod lease;
 mod list;
+mod operations;
 pub mod peer;
+mod pipeline;
 mod status;
+mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +38,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 pub use self::health::Health;
 pub use self::incoming::Listener;
-pub use self::kv::REVISION;
+pub use self::kv::{CONSISTENCY, REVISION};
 pub use self::status::DOMAIN;
 use crate::metrics::GrpcMetrics;
 use crate::node::Node;
@@ -94,7 +99,7 @@ impl Server {
     pub fn new(node: Node) -> Self {
         let request_bytes_max = node.limits().request_bytes_max;
         let health = Health::new(node.readiness());
-        let kv = KvServer::new(kv::KvService::new(node.clone())).max_decoding_message_size(request_bytes_max);
+        let kv = KvServer::new(kv::KvService::new(node.clone(), health.stopping())).max_decoding_message_size(request_bytes_max);
         let cluster = ClusterServer::new(cluster::ClusterService::new(node));
         let routes = Routes::new(kv).add_service(cluster).add_service(HealthServer::new(health.clone()));
         let metrics = GrpcMetrics::new(&[PUBLIC_DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);
