@@ -41,6 +41,7 @@ use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
 use crate::store::{LogTime, Store};
+use crate::watch::Watches;
 
 #[cfg(test)]
 mod crash_tests;
@@ -115,6 +116,9 @@ pub struct NodeOptions {
     /// Bytes of log since the last snapshot that bring the next one. As much log is kept behind a snapshot, for members
     /// that were away for a while.
     pub snapshot_log_bytes: u64,
+    /// Bytes of changes that are remembered: for watches that fall behind or begin in the past, and for reads of older
+    /// revisions.
+    pub history_bytes: u64,
 }
 
 /// Why a node did not start. Nothing was changed beyond what a crash at this point could have left.
@@ -185,6 +189,7 @@ struct Inner {
     /// The gossip that the membership follows.
     following: watch::Sender<Option<Following>>,
     store: Store,
+    watches: Watches,
     log: Log,
     snapshots: Snapshots,
     raft: Raft,
@@ -217,7 +222,7 @@ impl Node {
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
-        let store = Store::new();
+        let store = Store::with_history(options.history_bytes);
         let last = last_entry(&log, &snapshots);
         // Whatever may keep this node from starting has been looked at: a start that fails is none.
         let starts = Starts::new(node_id, data_dir.begin_start().await?, store.clone());
@@ -257,6 +262,7 @@ impl Node {
             },
         );
         tasks.spawn(incarnation::record(caller.starts.clone(), raft.clone(), log.clone()));
+        let watches = Watches::start(&tasks, store.clone());
         let proposer = Proposer::start(&tasks, raft.clone());
         let leader_gate = ReadGate::start(&tasks, {
             let raft = raft.clone();
@@ -313,6 +319,7 @@ impl Node {
             departure,
             following: watch::Sender::default(),
             store,
+            watches,
             log,
             snapshots,
             raft,
@@ -376,6 +383,11 @@ impl Node {
     /// The data in memory.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Those who watch the data change.
+    pub fn watches(&self) -> &Watches {
+        &self.inner.watches
     }
 
     /// The log on disk.
@@ -468,6 +480,8 @@ impl Node {
             state_hash: stats.state_hash.to_string(),
             sessions: stats.sessions,
             pins: stats.pins,
+            history: inner.store.history(),
+            watches: inner.watches.stats(),
             readiness: inner.readiness.borrow().clone(),
             disk_full: !inner.log.has_room(),
             warning: inner.formation.outlook().borrow().warning.clone(),

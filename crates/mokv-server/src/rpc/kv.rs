@@ -3,14 +3,13 @@
 use futures_util::stream::BoxStream;
 use mokv_proto::api::kv_server::Kv;
 use mokv_proto::api::{self, GetServersResponse, ListRequest, Server};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::list::{ListStream, Query};
 use super::operations::Operations;
-use super::{convert, deadline, lease, pipeline};
+use super::{convert, deadline, lease, pipeline, watch};
 use crate::members::MemberView;
 use crate::node::Node;
 
@@ -24,11 +23,11 @@ pub const CONSISTENCY: &str = "mokv-consistency";
 pub(super) struct KvService {
     operations: Operations,
     /// Whether the server has begun to stop: then streams that may last for ever end.
-    stopping: watch::Receiver<bool>,
+    stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 impl KvService {
-    pub(super) fn new(node: Node, stopping: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(node: Node, stopping: tokio::sync::watch::Receiver<bool>) -> Self {
         Self { operations: Operations::new(node), stopping }
     }
 
@@ -44,7 +43,7 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     type ListStream = ListStream;
-    type WatchStream = BoxStream<'static, Result<api::WatchResponse, Status>>;
+    type WatchStream = watch::WatchStream;
     type PipelineStream = BoxStream<'static, Result<api::PipelineResponse, Status>>;
     type KeepLeaseAliveStream = BoxStream<'static, Result<api::KeepLeaseAliveResponse, Status>>;
 
@@ -129,8 +128,8 @@ impl Kv for KvService {
         Ok(response)
     }
 
-    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watch"))
+    async fn watch(&self, request: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        watch::watch(self.node(), request).await
     }
 
     async fn pipeline(

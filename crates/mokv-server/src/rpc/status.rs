@@ -26,6 +26,8 @@
 //! | `LEASE_EXISTS` | `ALREADY_EXISTS` | | none |
 //! | `FUTURE_REVISION` | `OUT_OF_RANGE` | metadata `newest` | none |
 //! | `UNIMPLEMENTED` | `UNIMPLEMENTED` | | none |
+//! | `COMPACTED` | `OUT_OF_RANGE` | metadata `oldest`: the first revision that can be asked for | none |
+//! | `TOO_MANY_WATCHES` | `RESOURCE_EXHAUSTED` | | none |
 //! | `LIST_TOO_SLOW` | `ABORTED` | | none |
 //! | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | | none |
 //! | `INTERNAL` | `INTERNAL` | | unknown: a bug |
@@ -38,6 +40,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::command::Rejection;
 use crate::error::RequestError;
 use crate::store::{Compacted, ViewError};
+use crate::watch::TooManyWatchers;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "mokv";
@@ -154,6 +157,15 @@ pub(super) fn turn_missed() -> Status {
 /// An operation that a newer version may know.
 pub(super) fn unknown_operation() -> Status {
     plain(Code::Unimplemented, "UNIMPLEMENTED", "the operation is none that this node knows")
+/// What was asked for is forgotten here. `oldest` is the first revision for which the same can be asked.
+pub(super) fn compacted(oldest: u64) -> Status {
+    let message = format!("this node no longer remembers that revision: the oldest one is {oldest}");
+    Status::with_error_details(Code::OutOfRange, message, details("COMPACTED", [("oldest", oldest.to_string())]))
+}
+
+/// The node has as many watches as it takes.
+pub(super) fn too_many_watches(error: &TooManyWatchers) -> Status {
+    plain(Code::ResourceExhausted, "TOO_MANY_WATCHES", error.to_string())
 }
 
 /// The reader of a list did not take what it asked for.

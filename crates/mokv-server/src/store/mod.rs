@@ -229,6 +229,11 @@ impl Store {
         Lookup { revision, record: stored.map(Record::from) }
     }
 
+    /// The revision of the state.
+    pub fn revision(&self) -> u64 {
+        self.shared.read().pairs.revision()
+    }
+
     /// The next changes of the keys in a range, whole revisions of them where they fit the limit.
     ///
     /// # Errors

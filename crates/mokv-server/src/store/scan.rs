@@ -33,6 +33,13 @@ impl KeyRange {
         Self { start, end }
     }
 
+    /// One key.
+    pub fn key(key: impl Into<Bytes>) -> Self {
+        let start = key.into();
+        let end = Some([&start[..], &[0]].concat().into());
+        Self { start, end }
+    }
+
     /// Those of these keys that are at or after `key`.
     #[must_use]
     pub fn starting_at(mut self, key: impl Into<Bytes>) -> Self {
@@ -59,6 +66,12 @@ impl KeyRange {
     /// The first key after the range; `None` if it has no bound.
     pub fn end(&self) -> Option<&Bytes> {
         self.end.as_ref()
+    }
+
+    /// The only key that can be in the range, if it was made as [`KeyRange::key`] makes it.
+    pub fn only_key(&self) -> Option<&Bytes> {
+        let end = self.end.as_ref()?.strip_suffix(&[0])?;
+        (end == self.start).then_some(&self.start)
     }
 
     /// Whether a key is in the range.
@@ -175,6 +188,16 @@ mod tests {
         assert_eq!(KeyRange::prefix(&b"a\xff\xff"[..]).end(), Some(&Bytes::from("b")));
         assert_eq!(KeyRange::prefix(&b"\xff"[..]).end(), None);
         assert_eq!(KeyRange::prefix(""), KeyRange::all());
+    }
+
+    #[test]
+    fn one_key_is_a_range() {
+        let range = KeyRange::key("a");
+        assert_eq!(range.only_key(), Some(&Bytes::from("a")));
+        assert!(range.contains(b"a") && !range.contains(b"a\0") && !range.contains(b""));
+        for other in [KeyRange::prefix("a"), KeyRange::all(), KeyRange::prefix("a").ending_before("a\0\0")] {
+            assert_eq!(other.only_key(), None);
+        }
     }
 
     #[test]
