@@ -3,7 +3,7 @@
 //! Calls go down, facts come up (as return values, or in a `watch`):
 //!
 //! ```text
-//! server -> rpc -> node -> { leave, members, reconcile, maintenance, proposer, read_gate, forward } -> raft
+//! server -> rpc -> node -> { leave, members, reconcile, maintenance, proposer, read_gate, forward, watch } -> raft
 //!   -> { snapshot, store } -> command
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 pub mod formation;
 pub mod forward;
+pub mod freshness;
 pub mod gossip;
 pub mod identity;
 pub mod incarnation;
@@ -44,3 +45,4 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod watch;

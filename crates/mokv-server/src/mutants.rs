@@ -111,6 +111,10 @@ mod active {
         StartBeforeSync,
         /// The first vote after a start is granted without asking anybody.
         FirstVoteUnasked,
+        /// A write does not look at its condition.
+        ConditionIgnored,
+        /// A key ends before its deadline.
+        ExpireEarly,
     }
 
     thread_local! {

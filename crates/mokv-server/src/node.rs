@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv_proto::internal::LogId;
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::forward_result::Result as Answer;
+use mokv_proto::internal::{LogId, Txn, txn_op};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -23,6 +23,7 @@ use crate::error::RequestError;
 use crate::formation::core::{Me, Mode};
 use crate::formation::{Formation, Outlook, Parts, Surroundings};
 use crate::forward::{ForwardFailure, Forwarder};
+pub use crate::freshness::{Consistency, Freshness};
 use crate::identity::{DataDir, IdentityError};
 use crate::incarnation::{self, Starts};
 use crate::introduction::{Introduction, Newcomer};
@@ -39,7 +40,8 @@ use crate::room::{self, Rooms};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
-use crate::store::Store;
+use crate::store::{LogTime, Store};
+use crate::watch::Watches;
 
 #[cfg(test)]
 mod crash_tests;
@@ -114,6 +116,9 @@ pub struct NodeOptions {
     /// Bytes of log since the last snapshot that bring the next one. As much log is kept behind a snapshot, for members
     /// that were away for a while.
     pub snapshot_log_bytes: u64,
+    /// Bytes of changes that are remembered: for watches that fall behind or begin in the past, and for reads of older
+    /// revisions.
+    pub history_bytes: u64,
 }
 
 /// Why a node did not start. Nothing was changed beyond what a crash at this point could have left.
@@ -150,13 +155,13 @@ pub enum NodeError {
     Bootstrap(String),
 }
 
-/// How fresh a read has to be.
+/// What is known of a lease that lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consistency {
-    /// Reflects every write acknowledged before the read.
-    Linearizable,
-    /// What this node has.
-    Local,
+pub struct LeaseTime {
+    /// As granted.
+    pub ttl: Duration,
+    /// About how long it has still to live.
+    pub remaining: Duration,
 }
 
 /// Whether the node is fit to serve.
@@ -184,6 +189,7 @@ struct Inner {
     /// The gossip that the membership follows.
     following: watch::Sender<Option<Following>>,
     store: Store,
+    watches: Watches,
     log: Log,
     snapshots: Snapshots,
     raft: Raft,
@@ -216,7 +222,7 @@ impl Node {
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
-        let store = Store::new();
+        let store = Store::with_history(options.history_bytes);
         let last = last_entry(&log, &snapshots);
         // Whatever may keep this node from starting has been looked at: a start that fails is none.
         let starts = Starts::new(node_id, data_dir.begin_start().await?, store.clone());
@@ -256,6 +262,7 @@ impl Node {
             },
         );
         tasks.spawn(incarnation::record(caller.starts.clone(), raft.clone(), log.clone()));
+        let watches = Watches::start(&tasks, store.clone());
         let proposer = Proposer::start(&tasks, raft.clone());
         let leader_gate = ReadGate::start(&tasks, {
             let raft = raft.clone();
@@ -312,6 +319,7 @@ impl Node {
             departure,
             following: watch::Sender::default(),
             store,
+            watches,
             log,
             snapshots,
             raft,
@@ -375,6 +383,11 @@ impl Node {
     /// The data in memory.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Those who watch the data change.
+    pub fn watches(&self) -> &Watches {
+        &self.inner.watches
     }
 
     /// The log on disk.
@@ -467,6 +480,8 @@ impl Node {
             state_hash: stats.state_hash.to_string(),
             sessions: stats.sessions,
             pins: stats.pins,
+            history: inner.store.history(),
+            watches: inner.watches.stats(),
             readiness: inner.readiness.borrow().clone(),
             disk_full: !inner.log.has_room(),
             warning: inner.formation.outlook().borrow().warning.clone(),
@@ -554,14 +569,14 @@ impl Node {
     /// # Errors
     ///
     /// See [`RequestError`].
-    pub async fn read_barrier(
-        &self,
-        consistency: Consistency,
-        min_revision: u64,
-        deadline: Instant,
-    ) -> Result<(), RequestError> {
+    pub async fn read_barrier(&self, freshness: Freshness, deadline: Instant) -> Result<Consistency, RequestError> {
         let began = Instant::now();
-        if consistency == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
+        let Freshness { consistency, min_revision, .. } = freshness;
+        let served = match consistency {
+            Consistency::Local => Consistency::Local,
+            Consistency::Linearizable | Consistency::Lease => Consistency::Linearizable,
+        };
+        if served == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
             let read_index = self.read_index(began, deadline).await?;
             let mut progress = self.inner.store.progress();
             let applied = progress.wait_for(|progress| {
@@ -581,18 +596,41 @@ impl Node {
             }
         }
         if min_revision == 0 || mutant!(MinRevisionIgnored) {
-            return Ok(());
+            return Ok(served);
         }
         let mut progress = self.inner.store.progress();
         let reached = progress.wait_for(|progress| progress.revision >= min_revision);
         match timeout_at(deadline, reached).await.is_ok_and(|reached| reached.is_ok()) {
-            true => Ok(()),
+            true => Ok(served),
             false => Err(RequestError::RevisionNotReached {
                 wanted: min_revision,
                 reached: self.inner.store.stats().revision,
                 waited: began.elapsed(),
             }),
         }
+    }
+
+    /// Renews a lease to its whole time to live, which is the answer; `None`: there is no such lease any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. The lease may have been renewed.
+    pub async fn keep_alive(&self, lease_id: u64, deadline: Instant) -> Result<Option<Duration>, RequestError> {
+        Ok(self.lease_time(lease_id, deadline).await?.map(|lease| lease.ttl))
+    }
+
+    /// How long a lease has still to live; `None`: there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn lease_time(&self, _lease_id: u64, _deadline: Instant) -> Result<Option<LeaseTime>, RequestError> {
+        Err(RequestError::Unavailable { reason: "no leases yet".into() })
+    }
+
+    /// About how long it is until then, as far as this node can tell: it guesses log time by its own clock.
+    pub fn remaining(&self, deadline: LogTime) -> Duration {
+        deadline.saturating_duration_since(LogTime::default())
     }
 
     /// Completes when this node has had no room for a while: whoever waits for an entry then had better ask another node.
@@ -775,7 +813,18 @@ impl ReadRound {
 
 /// Whether applying the command can make the store larger for good.
 fn grows(command: &Command) -> bool {
-    matches!(command.op, Some(Op::Set(_) | Op::OpenSession(_)))
+    fn txn_grows(txn: &Txn) -> bool {
+        txn.then.iter().chain(&txn.otherwise).any(|op| match &op.op {
+            Some(txn_op::Op::Set(_)) => true,
+            Some(txn_op::Op::Txn(txn)) => txn_grows(txn),
+            _ => false,
+        })
+    }
+    match &command.op {
+        Some(Op::Set(_) | Op::Increment(_) | Op::GrantLease(_) | Op::OpenSession(_)) => true,
+        Some(Op::Txn(txn)) => txn_grows(txn),
+        _ => false,
+    }
 }
 
 /// What a refusal means in the end: that of the last attempt says nothing of those before it.

@@ -125,7 +125,9 @@ fn next_batch(raft: &Raft, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> 
         return None;
     }
     let raft = raft.clone();
-    Some(Box::pin(async move { answer(replies, raft.propose(Batch::new(commands)).await) }))
+    Some(Box::pin(async move {
+        answer(replies, raft.propose(Batch::new(commands, crate::store::LogTime::default())).await)
+    }))
 }
 
 /// Hands each caller its part. Callers that have gone are passed over.

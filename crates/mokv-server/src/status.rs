@@ -3,6 +3,8 @@
 use crate::metrics::HistogramSnapshot;
 use crate::node::Readiness;
 use crate::raft::types::NodeId;
+use crate::store::HistoryStats;
+use crate::watch::WatchStats;
 
 /// The state of a node at one moment. Its parts are read one after another, not atomically.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,10 @@ pub struct NodeStatus {
     pub sessions: u64,
     /// Consistent views that are being read.
     pub pins: u64,
+    /// The changes that it remembers.
+    pub history: HistoryStats,
+    /// Those who watch.
+    pub watches: WatchStats,
     /// Whether the node is fit to serve.
     pub readiness: Readiness,
     /// Whether the log finds no room on the disk.

@@ -27,6 +27,8 @@ const NODE_NAME_CHARS_MAX: usize = 128;
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// A file of the log has a header and should hold many entries.
 const LOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// The largest request should not be forgotten before it was seen.
+const HISTORY_BYTES_MIN: u64 = 4 << 20;
 /// The reference client takes no larger message, nor sends one.
 const MAX_REQUEST_BYTES_MAX: u64 = 8 << 20;
 /// What a request or an answer holds beside key and value, rounded up well.
@@ -79,6 +81,8 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// The size of one file of the log.
     pub log_segment_bytes: u64,
+    /// Bytes of changes that are remembered.
+    pub history_bytes: u64,
     /// How long a request may wait in the server at most.
     pub request_timeout: Duration,
     /// How long stopping may take.
@@ -203,6 +207,7 @@ impl Config {
             election_timeout_max: settings.duration("election-timeout-max", Duration::ZERO)?,
             snapshot_log_bytes: settings.size("snapshot-log-size", LOG_SEGMENT_BYTES_MIN, u64::MAX)?,
             log_segment_bytes: settings.size("log-segment-size", LOG_SEGMENT_BYTES_MIN, 4 << 30)?,
+            history_bytes: settings.size("history-size", HISTORY_BYTES_MIN, u64::MAX)?,
             request_timeout: settings.duration("request-timeout", Duration::from_millis(1))?,
             shutdown_grace: settings.duration("shutdown-grace", Duration::ZERO)?,
             max_key_bytes: settings.bound("max-key-bytes")?,

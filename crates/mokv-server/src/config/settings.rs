@@ -123,6 +123,13 @@ pub const SETTINGS: &[Setting] = &[
     value("snapshot-log-size", "SIZE", Some("64MiB"), "Bytes of log since the last snapshot that bring the next one"),
     value("log-segment-size", "SIZE", Some("16MiB"), "The size of one file of the log"),
     value(
+        "history-size",
+        "SIZE",
+        Some("64MiB"),
+        "Bytes of changes that are remembered in memory, beside the memory-quota: for watches that fall behind or begin in \
+         the past, and for reads of older revisions",
+    ),
+    value(
         "request-timeout",
         "DURATION",
         Some("10s"),

@@ -98,11 +98,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Vec::new()
                 }
                 EntryPayload::Normal(batch) => {
-                    let mut commands = batch.commands().map_err(io::Error::other)?;
+                    let (log_time, mut commands) = batch.decode().map_err(io::Error::other)?;
                     if mutant!(FollowersReorder) && responder.is_none() {
                         commands.rotate_right(1);
                     }
-                    self.store.apply(at, &commands).map_err(io::Error::other)?
+                    self.store.apply(at, log_time, &commands).map_err(io::Error::other)?
                 }
             };
             if let Some(responder) = responder {

@@ -14,10 +14,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::list::{ListStream, Query};
-use super::{deadline, status};
+use super::{deadline, status, watch};
 use crate::command::{self, Command, OutcomeResult, RequestId};
 use crate::members::MemberView;
-use crate::node::{Consistency, Node};
+use crate::node::{Consistency, Freshness, Node};
 use crate::store::KeyRange;
 
 /// The metadata of a List's response that says which revision it shows.
@@ -44,14 +44,16 @@ impl KvService {
 
     async fn read_barrier(&self, consistency: i32, min_revision: u64, deadline: Instant) -> Result<(), Status> {
         let consistency = match api::Consistency::try_from(consistency) {
-            Ok(api::Consistency::Linearizable | api::Consistency::Lease) => Consistency::Linearizable,
+            Ok(api::Consistency::Linearizable) => Consistency::Linearizable,
+            Ok(api::Consistency::Lease) => Consistency::Lease,
             Ok(api::Consistency::Local) => Consistency::Local,
             Err(_) => {
                 return Err(status::invalid("consistency", format!("{consistency} is none that this node knows")));
             }
         };
-        let read = self.node.read_barrier(consistency, min_revision, deadline);
-        read.await.map_err(|error| status::from_error(&error))
+        let freshness = Freshness { consistency, min_revision, max_staleness: None };
+        let read = self.node.read_barrier(freshness, deadline);
+        read.await.map(drop).map_err(|error| status::from_error(&error))
     }
 
     fn check_key(&self, key: &str) -> Result<(), Status> {
@@ -155,7 +157,7 @@ impl Kv for KvService {
         }
     }
 
-    type WatchStream = futures_util::stream::BoxStream<'static, Result<api::WatchResponse, Status>>;
+    type WatchStream = watch::WatchStream;
     type PipelineStream = futures_util::stream::BoxStream<'static, Result<api::PipelineResponse, Status>>;
     type KeepLeaseAliveStream = futures_util::stream::BoxStream<'static, Result<api::KeepLeaseAliveResponse, Status>>;
 
@@ -203,8 +205,8 @@ impl Kv for KvService {
         Err(Status::unimplemented("list_leases"))
     }
 
-    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watch"))
+    async fn watch(&self, request: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        watch::watch(&self.node, request).await
     }
 
     async fn pipeline(

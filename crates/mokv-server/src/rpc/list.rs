@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::command;
     use crate::runtime::DiskTasks;
-    use crate::store::{Position, Store};
+    use crate::store::{LogTime, Position, Store};
 
     fn query(limit: u64, deadline: Option<Instant>) -> Query {
         Query { range: KeyRange::prefix(""), limit, keys_only: false, deadline }
@@ -139,7 +139,7 @@ mod tests {
     fn filled_store() -> Store {
         let store = Store::new();
         let commands: Vec<_> = (0..5000).map(|n| command::set(format!("key-{n:05}"), "v")).collect();
-        store.apply(Position { term: 1, index: 1 }, &commands).expect("apply");
+        store.apply(Position { term: 1, index: 1 }, LogTime::default(), &commands).expect("apply");
         store
     }
 

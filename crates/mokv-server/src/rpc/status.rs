@@ -20,6 +20,8 @@
 //! | `INVALID` | `INVALID_ARGUMENT` | `BadRequest` naming the field | none |
 //! | `REFUSED` | `FAILED_PRECONDITION` | | none |
 //! | `NOT_FOUND` | `NOT_FOUND` | of a key: metadata `revision` | none |
+//! | `COMPACTED` | `OUT_OF_RANGE` | metadata `oldest`: the first revision that can be asked for | none |
+//! | `TOO_MANY_WATCHES` | `RESOURCE_EXHAUSTED` | | none |
 //! | `LIST_TOO_SLOW` | `ABORTED` | | none |
 //! | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | | none |
 //! | `INTERNAL` | `INTERNAL` | | unknown: a bug |
@@ -31,6 +33,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::command::Rejection;
 use crate::error::RequestError;
+use crate::watch::TooManyWatchers;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "mokv";
@@ -119,6 +122,17 @@ pub(super) fn invalid(field: &'static str, description: impl Into<String>) -> St
 pub(super) fn no_value(key: &str, revision: u64) -> Status {
     let details = details("NOT_FOUND", [("revision", revision.to_string())]);
     Status::with_error_details(Code::NotFound, format!("no value for key: {}", shown(key)), details)
+}
+
+/// What was asked for is forgotten here. `oldest` is the first revision for which the same can be asked.
+pub(super) fn compacted(oldest: u64) -> Status {
+    let message = format!("this node no longer remembers that revision: the oldest one is {oldest}");
+    Status::with_error_details(Code::OutOfRange, message, details("COMPACTED", [("oldest", oldest.to_string())]))
+}
+
+/// The node has as many watches as it takes.
+pub(super) fn too_many_watches(error: &TooManyWatchers) -> Status {
+    plain(Code::ResourceExhausted, "TOO_MANY_WATCHES", error.to_string())
 }
 
 /// The reader of a list did not take what it asked for.

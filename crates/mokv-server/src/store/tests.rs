@@ -1,5 +1,7 @@
 //! Tests of the store as a whole: rule by rule, against a model, and with threads.
 
+mod data_model;
+mod history;
 mod model;
 mod rules;
 mod threads;
@@ -12,11 +14,12 @@ use mokv_proto::internal;
 struct Log {
     store: Store,
     index: u64,
+    log_time: LogTime,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { store: Store::new(), index: 0 }
+        Self { store: Store::new(), index: 0, log_time: LogTime::default() }
     }
 
     fn next(&mut self) -> Position {
@@ -27,7 +30,7 @@ impl Log {
     /// Applies an entry.
     fn apply(&mut self, commands: &[Command]) -> Vec<Outcome> {
         let at = self.next();
-        self.store.apply(at, commands).expect("known commands")
+        self.store.apply(at, self.log_time, commands).expect("known commands")
     }
 
     /// Applies an entry of one command.

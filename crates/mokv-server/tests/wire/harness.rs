@@ -280,6 +280,7 @@ impl World {
                 limits: Limits::default(),
                 memory_quota: None,
                 snapshot_log_bytes: 64 << 20,
+                history_bytes: 64 << 20,
             };
             (setup.options)(&mut options);
             let seed = rng.random();

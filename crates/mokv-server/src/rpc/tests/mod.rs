@@ -5,6 +5,7 @@ mod http;
 mod kv;
 mod list;
 mod server;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ struct Setup {
     leads: bool,
     limits: Limits,
     memory_quota: Option<u64>,
+    history_bytes: u64,
 }
 
 impl Default for Setup {
@@ -48,7 +50,7 @@ impl Default for Setup {
             request_bytes_max: 2 << 20,
             request_timeout: Duration::from_secs(10),
         };
-        Self { leads: true, limits, memory_quota: None }
+        Self { leads: true, limits, memory_quota: None, history_bytes: 64 << 20 }
     }
 }
 
@@ -81,6 +83,7 @@ impl Setup {
             limits: self.limits,
             memory_quota: self.memory_quota,
             snapshot_log_bytes: 64 << 20,
+            history_bytes: self.history_bytes,
         };
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {
