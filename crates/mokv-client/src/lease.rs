@@ -17,7 +17,7 @@ use mokv_proto::api::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::calls::{Limit, Opened, Retry};
 use crate::client::{Client, Sent, millis};
@@ -109,6 +109,21 @@ impl Client {
             Some(time) => Ok(Lease::new(self, lease_id, time.ttl, asked + time.remaining)),
             None => Err(Error::NotFound(format!("there is no lease {lease_id}"))),
         }
+    }
+
+    /// Renews a lease once: how long it lives from now on. `None` if there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn renew_lease(&self, lease_id: u64) -> Result<Option<Duration>, Error> {
+        let opened = self.open(self.limit(), |attempt| async move {
+            let question = tokio_stream::once(KeepLeaseAliveRequest { lease_id });
+            let mut answers = attempt.kv().keep_lease_alive(attempt.request(question)).await?.into_inner();
+            answers.message().await?.ok_or_else(|| Status::unavailable("the node has not answered"))
+        });
+        let ttl_ms = opened.await?.stream.ttl_ms;
+        Ok((ttl_ms > 0).then(|| Duration::from_millis(ttl_ms)))
     }
 
     /// Ends a lease, and deletes its keys: how many. `None` if there was no such lease.

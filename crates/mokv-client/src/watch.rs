@@ -76,6 +76,8 @@ pub enum WatchItem {
 pub struct WatchKeys {
     client: Client,
     request: WatchRequest,
+    /// Not of a range.
+    is_of_key: bool,
     silence: Duration,
 }
 
@@ -100,7 +102,8 @@ impl Client {
     ///
     /// See [`Watch::next`].
     pub fn watch(&self, key: impl Into<String>) -> WatchKeys {
-        WatchKeys::new(self, WatchRequest { key: key.into(), ..WatchRequest::default() })
+        let watch = WatchKeys::new(self, WatchRequest { key: key.into(), ..WatchRequest::default() });
+        WatchKeys { is_of_key: true, ..watch }
     }
 
     /// What becomes of the keys of a range from now on.
@@ -116,7 +119,7 @@ impl Client {
 
 impl WatchKeys {
     fn new(client: &Client, request: WatchRequest) -> Self {
-        Self { client: client.clone(), request, silence: SILENCE }
+        Self { client: client.clone(), request, is_of_key: false, silence: SILENCE }
     }
 
     /// Begin with the changes of this revision, which may be past; 0 is the default, from now on.
@@ -186,6 +189,10 @@ impl IntoFuture for WatchKeys {
         let interval = (self.silence / MARKS_PER_SILENCE).max(MARK_INTERVAL_MIN);
         self.request.progress_interval_ms = millis(interval);
         Box::pin(async move {
+            // The contract takes no key for every key.
+            if self.is_of_key && self.request.key.is_empty() {
+                return Err(Error::Invalid("key: an empty one is none".into()));
+            }
             let cursor = Cursor::new(self.request)?;
             let mut watch = Watch {
                 client: self.client,
