@@ -9,15 +9,19 @@ use mokv_proto::api::Server;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tonic::transport::{Channel, Endpoint};
+use tracing::Instrument;
 
-use crate::calls::{Endpoints, Limit, Retry};
-use crate::error::{Effect, Error};
+use crate::address::Target;
+use crate::calls::{Nodes, Unanswered};
+use crate::error::Error;
 use crate::exactly_once::ExactlyOnce;
 use crate::lease::Keeper;
 use crate::list::ListKeys;
-use crate::operation::{self, Answer, Operation, unary};
+use crate::operation::{self, Answer, Operation};
 use crate::range::KeyRange;
 use crate::read::{Count, Get};
+use crate::retry::{Effect, Limit, Patience};
+use crate::routes::Want;
 use crate::session::{Session, Token};
 use crate::txn::{Transact, Txn};
 use crate::write::{Delete, DeleteRange, Increment, Set};
@@ -31,10 +35,11 @@ pub(crate) type Sent<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>
 /// A client of one cluster. Cheap to clone; clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) nodes: Arc<Nodes>,
     pub(crate) timeout: Duration,
+    pub(crate) patience: Patience,
     /// Writes are sent once, if anything may have come of it.
-    at_most_once: bool,
+    is_at_most_once: bool,
     exactly_once: Arc<ExactlyOnce>,
     token: Option<Arc<Token>>,
     pub(crate) keeper: Arc<Keeper>,
@@ -72,11 +77,12 @@ impl Client {
         connect: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static,
         rng: SmallRng,
     ) -> Result<Self, Error> {
-        let endpoints = Arc::new(Endpoints::parse(endpoints, connect, rng)?);
+        let target = Target::parse(endpoints)?;
         Ok(Self {
-            endpoints,
-            timeout: DEFAULT_TIMEOUT,
-            at_most_once: false,
+            timeout: target.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            nodes: Arc::new(Nodes::new(target, connect, rng)),
+            patience: Patience::UntilDeadline,
+            is_at_most_once: false,
             exactly_once: Arc::default(),
             token: None,
             keeper: Arc::default(),
@@ -95,7 +101,15 @@ impl Client {
     /// learns of the client, and a place among the clients that it remembers.
     #[must_use]
     pub fn at_most_once(mut self) -> Self {
-        self.at_most_once = true;
+        self.is_at_most_once = true;
+        self
+    }
+
+    /// The same client, but its calls end as soon as no node takes a connection: for a person who waits, and has perhaps
+    /// mistyped an address. Otherwise they go on until the timeout, because nodes come back.
+    #[must_use]
+    pub fn fail_fast(mut self) -> Self {
+        self.patience = Patience::UntilNobodyIsThere;
         self
     }
 
@@ -200,9 +214,8 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn servers(&self) -> Result<Vec<Server>, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
-            attempt.kv().get_servers(attempt.request(())).await
-        });
+        let answer =
+            self.ask(Effect::Harmless, |attempt| async move { attempt.kv().get_servers(attempt.request(())).await });
         Ok(answer.await?.servers)
     }
 
@@ -226,40 +239,31 @@ impl Client {
     /// Has an operation carried out within the client's timeout: a write exactly once, however many attempts that takes.
     pub(crate) async fn operate(&self, mut operation: Operation) -> Result<Answer, Error> {
         let limit = self.limit();
+        let span = tracing::debug_span!("mokv", operation = operation::name(&operation));
         let is_write = operation::request_id(&mut operation).is_some();
-        let answer = if is_write && !self.at_most_once {
-            let ticket = self.exactly_once.ticket(self, limit).await?;
-            self.attempts(operation, Effect::Write, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await?
-        } else if is_write {
-            self.attempts(operation, Effect::Write, Retry::OnceEach, limit, || None).await?
-        } else {
-            self.attempts(operation, Effect::Harmless, Retry::UntilDeadline, limit, || None).await?
+        let answered = async {
+            match is_write {
+                true if self.is_at_most_once => {
+                    self.attempts(Want::Write, Effect::Write, limit, || operation.clone()).await
+                }
+                true => self.exactly_once.operate(self, operation, limit).await,
+                false => self.attempts(Want::Read, Effect::Harmless, limit, || operation.clone()).await,
+            }
         };
+        let answer = answered.instrument(span).await?;
         self.saw(operation::revision(&answer));
         Ok(answer)
     }
 
-    /// `request_id` is asked anew for each attempt: what else is unanswered changes meanwhile.
+    /// Has an operation carried out that is in no session.
     pub(crate) async fn attempts(
         &self,
-        operation: Operation,
+        want: Want,
         effect: Effect,
-        retry: Retry,
         limit: Limit,
-        request_id: impl Fn() -> Option<mokv_proto::api::RequestId>,
+        operation: impl Fn() -> Operation,
     ) -> Result<Answer, Error> {
-        let sent = self.endpoints.call(effect, retry, limit, |attempt| {
-            let mut operation = operation.clone();
-            if let Some(place) = operation::request_id(&mut operation) {
-                *place = request_id();
-            }
-            async move {
-                let answered = unary(attempt.kv(), operation.clone(), attempt.time_left()).await;
-                let answered = answered.or_else(|status| operation::absence(&operation, &status).ok_or(status));
-                answered.map(tonic::Response::new)
-            }
-        });
-        sent.await
+        self.nodes.operate(want, effect, self.patience, limit, operation).await.map_err(Unanswered::into_error)
     }
 }
 

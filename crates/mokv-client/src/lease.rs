@@ -19,10 +19,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use crate::calls::{Limit, Opened, Retry};
+use crate::calls::Opened;
 use crate::client::{Client, Sent, millis};
-use crate::error::{Effect, Error};
+use crate::error::Error;
 use crate::operation::{Answer, Operation, mismatch};
+use crate::retry::Limit;
 
 /// A lease is renewed when this part of its ttl is over, so that there is time to ask another node, twice.
 const RENEWALS_PER_TTL: u32 = 3;
@@ -40,7 +41,7 @@ pub struct GrantLease {
 }
 
 impl GrantLease {
-    /// The lease's id, chosen by the caller. [`Error::Refused`] if there is such a lease.
+    /// The lease's id, chosen by the caller. [`Error::AlreadyExists`] if there is such a lease.
     pub fn id(mut self, lease_id: u64) -> Self {
         self.request.lease_id = lease_id;
         self
@@ -178,10 +179,11 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn leases(&self) -> Result<Vec<u64>, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::UntilDeadline, self.limit(), |attempt| async move {
-            attempt.kv().list_leases(attempt.request(ListLeasesRequest {})).await
+        let answer = self.open(self.limit(), |attempt| async move {
+            let request = attempt.request(ListLeasesRequest {});
+            Ok(attempt.kv().list_leases(request).await?.into_inner())
         });
-        Ok(answer.await?.lease_ids)
+        Ok(answer.await?.stream.lease_ids)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Rust client of mökv, a distributed, strongly consistent, in-memory key-value store.
 
+mod address;
 mod admin;
 mod calls;
 mod client;
@@ -11,9 +12,12 @@ mod list;
 mod lock;
 mod operation;
 mod pair;
+mod pipeline;
 mod queue;
 mod range;
 mod read;
+mod retry;
+mod routes;
 mod session;
 mod txn;
 mod watch;

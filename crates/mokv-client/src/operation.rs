@@ -14,6 +14,23 @@ pub(crate) use pipeline_operation::Operation;
 /// The answer to an operation. An error is none: that is a [`Status`].
 pub(crate) use pipeline_result::Result as Answer;
 
+/// What an operation is called in traces.
+pub(crate) fn name(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Get(_) => "get",
+        Operation::Set(_) => "set",
+        Operation::Delete(_) => "delete",
+        Operation::DeleteRange(_) => "delete_range",
+        Operation::Increment(_) => "increment",
+        Operation::Txn(_) => "txn",
+        Operation::Count(_) => "count",
+        Operation::OpenSession(_) => "open_session",
+        Operation::GrantLease(_) => "grant_lease",
+        Operation::RevokeLease(_) => "revoke_lease",
+        Operation::GetLease(_) => "get_lease",
+    }
+}
+
 /// Where a write says that it may be sent again; `None` for what needs not say so.
 pub(crate) fn request_id(operation: &mut Operation) -> Option<&mut Option<RequestId>> {
     match operation {

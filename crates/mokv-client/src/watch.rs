@@ -14,11 +14,13 @@ use mokv_proto::api::{Consistency, WatchRequest, WatchResponse};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::calls::{Limit, NodeRef, Opened};
+use crate::calls::Opened;
 use crate::client::{Client, Sent, millis};
-use crate::error::{Effect, Error};
+use crate::error::Error;
 use crate::pair::Pair;
 use crate::range::KeyRange;
+use crate::retry::Limit;
+use crate::routes::NodeRef;
 
 /// How long a node may say nothing. It is asked for a mark of its progress several times within that.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -267,8 +269,8 @@ impl Watch {
                 return Ok(());
             }
             (node, Ok(Ok(None))) => (node, Error::Unavailable("the node has ended the watch".into())),
-            (node, Ok(Err(status))) => (node, Error::from_status(&status, Effect::Harmless)),
-            (node, Err(_)) => (node, Error::timed_out(Effect::Harmless, self.silence)),
+            (node, Ok(Err(status))) => (node, Error::of_stream(&status)),
+            (node, Err(_)) => (node, Error::Unavailable(format!("nothing within {:?}", self.silence))),
         };
         self.stream = None;
         self.client.avoid(node);
@@ -296,7 +298,7 @@ impl Watch {
             }
             Ok(Opened { node, stream: Err(status) }) => {
                 self.client.avoid(node);
-                self.failed(node, Error::from_status(&status, Effect::Harmless))
+                self.failed(node, Error::of_stream(&status))
             }
             Err(error) => {
                 (self.failing_since, self.failures) = (None, 0);
@@ -569,7 +571,7 @@ mod tests {
     fn what_is_forgotten_by_one_node_may_be_known_to_another() {
         let mut cursor = cursor(WatchRequest { start_revision: 3, ..WatchRequest::default() });
         assert!(!cursor.has_begun(), "no node has agreed");
-        let compacted = || Error::Compacted { oldest: 5 };
+        let compacted = || Error::Compacted { oldest: 5, message: "forgotten".into() };
         assert_eq!(cursor.failed(NODE, compacted()), Next::Again(compacted()));
         assert_eq!(cursor.failed(OTHER, compacted()), Next::Again(compacted()));
         assert_eq!(cursor.request().start_revision, 3);
@@ -599,7 +601,7 @@ mod tests {
         assert_eq!(told(cursor.answered(answer(7, false, [put("b", 7)]))), ["7 b"]);
 
         // Changes were missed: all again, not behind what was told.
-        let compacted = || Error::Compacted { oldest: 50 };
+        let compacted = || Error::Compacted { oldest: 50, message: "forgotten".into() };
         assert_eq!(cursor.failed(NODE, compacted()), Next::Again(compacted()));
         assert_eq!(cursor.failed(NODE, compacted()), Next::Again(compacted()));
         let request = cursor.request();

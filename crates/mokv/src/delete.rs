@@ -57,7 +57,7 @@ pub(crate) struct DeleteArgs {
 
 impl DeleteArgs {
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
-        // Without a session: one write is not worth a place among those that the cluster remembers.
+        // One write is not worth a place among the clients that the cluster remembers.
         let client = self.cluster.client()?.at_most_once();
         match self.key.take() {
             Some(key) => self.delete_key(&client, &key).await,

@@ -103,7 +103,7 @@ impl From<Error> for Failure {
                 hint: Some("read the key to find out, or send the write again if doing it twice is harmless"),
             },
             Error::NotFound(_) | Error::Compacted { .. } => Self::not_found(error),
-            Error::Refused(_) => Self { code: 5, message: error.to_string(), hint: None },
+            Error::Refused(_) | Error::AlreadyExists(_) => Self::refused(error),
             _ => Self::error(error),
         }
     }
@@ -129,8 +129,9 @@ mod tests {
             (Error::Unavailable(String::new()), 4),
             (Error::OutcomeUnknown(String::new()), 4),
             (Error::NotFound(String::new()), 3),
-            (Error::Compacted { oldest: 7 }, 3),
+            (Error::Compacted { oldest: 7, message: String::new() }, 3),
             (Error::Refused(String::new()), 5),
+            (Error::AlreadyExists(String::new()), 5),
             (Error::Invalid(String::new()), 1),
             (Error::DiskFull(String::new()), 1),
             (Error::QuotaExceeded(String::new()), 1),

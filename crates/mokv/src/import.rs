@@ -73,7 +73,7 @@ struct Record {
 
 impl ImportArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let client = self.cluster.client()?.with_timeout(self.retry_for);
+        let client = self.cluster.patient_client()?.with_timeout(self.retry_for);
         let ack_log = self.ack_log.as_deref().map(open_ack_log).transpose()?;
         let (input, size) = open(&self.file)?;
         let (sender, mut records) = mpsc::channel(READ_AHEAD);

@@ -43,7 +43,7 @@ pub(crate) struct IncrArgs {
 
 impl IncrArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // Without a session: one write is not worth a place among those that the cluster remembers.
+        // One write is not worth a place among the clients that the cluster remembers.
         let client = self.cluster.client()?.at_most_once();
         let mut increment = client.increment(&self.key, self.delta);
         if let Some(ttl) = self.ttl {

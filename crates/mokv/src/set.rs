@@ -73,7 +73,7 @@ pub(crate) struct SetArgs {
 
 impl SetArgs {
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
-        // Without a session: one write is not worth a place among those that the cluster remembers.
+        // One write is not worth a place among the clients that the cluster remembers.
         let client = self.cluster.client()?.at_most_once();
         let value = value::read(std::mem::take(&mut self.value))?;
         let set = self.with_options(client.set(&self.key, value));

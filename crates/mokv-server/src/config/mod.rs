@@ -77,6 +77,8 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// Upper bound of the same, and the time for which a follower trusts its leader.
     pub election_timeout_max: Duration,
+    /// Whether the node, while it leads, may answer reads for its lease.
+    pub lease_reads: bool,
     /// Bytes of log since the last snapshot that bring the next one.
     pub snapshot_log_bytes: u64,
     /// The size of one file of the log.
@@ -205,6 +207,7 @@ impl Config {
             heartbeat_interval: settings.duration("heartbeat-interval", HEARTBEAT_INTERVAL_MIN)?,
             election_timeout_min: settings.required("election-timeout-min", units::parse_duration)?,
             election_timeout_max: settings.duration("election-timeout-max", Duration::ZERO)?,
+            lease_reads: settings.required("lease-reads", parse_bool)?,
             snapshot_log_bytes: settings.size("snapshot-log-size", LOG_SEGMENT_BYTES_MIN, u64::MAX)?,
             log_segment_bytes: settings.size("log-segment-size", LOG_SEGMENT_BYTES_MIN, 4 << 30)?,
             history_bytes: settings.size("history-size", HISTORY_BYTES_MIN, u64::MAX)?,

@@ -12,10 +12,9 @@ fn three_hosts_form_a_cluster_and_followers_read_what_was_written() {
         let leader = world.leader().await;
         for index in 0..3 {
             let client = world.client_of([index]);
-            client.set(&format!("key-{index}"), format!("value-{index}")).await.expect("set");
+            client.set(format!("key-{index}"), format!("value-{index}")).await.expect("set");
             for reader in 0..3 {
-                let read =
-                    world.client_of([reader]).get(&format!("key-{index}")).await.expect("get").expect("is there");
+                let read = world.client_of([reader]).get(format!("key-{index}")).await.expect("get").expect("is there");
                 assert_eq!(read.value, format!("value-{index}"), "written through {index}, read from {reader}");
             }
         }

@@ -89,7 +89,7 @@ fn a_follower_that_was_cut_off_catches_up_without_a_restart() {
             let mended = Instant::now() + Duration::from_millis(seconds * 1000 + world.random(0..1000));
             let mut written = 0;
             while Instant::now() < mended {
-                client.set(&format!("key-{}", written % 50), format!("{round}-{written}")).await.expect("set");
+                client.set(format!("key-{}", written % 50), format!("{round}-{written}")).await.expect("set");
                 written += 1;
             }
             let missed = world.status(leader).applied_index - world.status(cut_off).applied_index;

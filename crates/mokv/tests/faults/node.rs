@@ -51,7 +51,7 @@ pub(crate) struct Node {
 impl Node {
     /// A node that does not run yet. It writes what it says to a file in `dir`.
     pub(crate) fn new(name: String, place: Place, settings: &[(&str, &str)], dir: &Path) -> Self {
-        let client = Client::connect(&format!("{}:{}", place.host, place.ports[0])).expect("address");
+        let client = Client::connect(&format!("{}:{}?routing=single", place.host, place.ports[0])).expect("address");
         Self {
             output: dir.join(format!("{name}.log")),
             output_begin: 0,

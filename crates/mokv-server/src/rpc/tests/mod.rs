@@ -84,6 +84,7 @@ impl Setup {
             memory_quota: self.memory_quota,
             snapshot_log_bytes: 64 << 20,
             history_bytes: self.history_bytes,
+            lease_reads: false,
         };
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {
