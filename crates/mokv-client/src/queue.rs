@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -21,6 +22,9 @@ use crate::watch::WatchItem;
 
 /// How soon others go on when a process is gone, unless it says otherwise.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
+
+/// Before the cluster is asked again when no node was there.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// With which lease a place is taken.
 #[derive(Debug, Clone)]
@@ -164,7 +168,10 @@ impl Place {
     async fn advance(&self) -> Result<(), Error> {
         loop {
             let places = match places(&self.client, &self.name).await {
-                Err(Error::Unavailable(_)) => continue,
+                Err(Error::Unavailable(_)) => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
                 places => places?,
             };
             match position(&places, self.token()) {

@@ -301,7 +301,8 @@ impl Watch {
                 self.failed(node, Error::of_stream(&status))
             }
             Err(error) => {
-                (self.failing_since, self.failures) = (None, 0);
+                self.failing_since = None;
+                self.failures += 1;
                 Err(error)
             }
         }
@@ -313,7 +314,7 @@ impl Watch {
         match self.cursor.failed(node, error) {
             Next::Again(_) if !out_of_time => Ok(()),
             Next::Again(error) | Next::End(error) => {
-                (self.failing_since, self.failures) = (None, 0);
+                self.failing_since = None;
                 Err(error)
             }
         }

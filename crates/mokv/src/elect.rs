@@ -78,7 +78,7 @@ struct Led {
 
 impl ElectArgs {
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
-        let election = self.cluster.client()?.election(&self.name);
+        let election = self.cluster.lasting_client().await?.election(&self.name);
         match self.value.take() {
             Some(value) => self.lead(&election, value::read(value)?).await,
             None if self.observe => self.watch(&election).await,

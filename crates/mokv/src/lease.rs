@@ -150,7 +150,7 @@ async fn renew(id: u64, common: &Common) -> Result<(), Failure> {
 
 async fn keep_alive(id: u64, common: &Common) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let client = common.cluster.client()?;
+    let client = common.cluster.lasting_client().await?;
     tokio::select! {
         biased;
         () = signals.next() => return Ok(()),

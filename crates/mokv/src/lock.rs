@@ -64,7 +64,7 @@ struct Held<'a> {
 impl LockArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let lock = self.cluster.client()?.lock(&self.name).ttl(self.ttl).value(holder());
+        let lock = self.cluster.lasting_client().await?.lock(&self.name).ttl(self.ttl).value(holder());
         let guard = tokio::select! {
             biased;
             () = signals.next() => return Err(Failure::error("given up")),

@@ -121,7 +121,7 @@ struct Listed {
 impl WatchArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let client = self.cluster.client()?;
+        let client = self.cluster.lasting_client().await?;
         let mut watch = tokio::select! {
             biased;
             () = signals.next() => return Ok(()),
