@@ -1,10 +1,14 @@
 //! The services over the wire: a real client on a loopback connection.
 
+mod agreement;
 mod cluster;
 mod http;
 mod kv;
+mod lease;
 mod list;
+mod pipeline;
 mod server;
+mod txn;
 mod watch;
 
 use std::collections::BTreeMap;
