@@ -354,6 +354,7 @@ fn listed(list: GetServersResponse) -> Vec<Listed> {
 }
 
 /// A stream that a node has opened.
+#[derive(Debug)]
 pub(crate) struct Opened<T> {
     /// Who answers.
     pub(crate) node: NodeRef,

@@ -15,6 +15,7 @@ use crate::address::Target;
 use crate::calls::{Nodes, Unanswered};
 use crate::error::Error;
 use crate::exactly_once::ExactlyOnce;
+use crate::lease::Keeper;
 use crate::list::ListKeys;
 use crate::operation::{self, Answer, Operation};
 use crate::range::KeyRange;
@@ -41,6 +42,7 @@ pub struct Client {
     is_at_most_once: bool,
     exactly_once: Arc<ExactlyOnce>,
     token: Option<Arc<Token>>,
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 impl Client {
@@ -83,6 +85,7 @@ impl Client {
             is_at_most_once: false,
             exactly_once: Arc::default(),
             token: None,
+            keeper: Arc::default(),
         })
     }
 

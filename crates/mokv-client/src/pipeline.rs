@@ -329,7 +329,9 @@ impl Pending {
         let time_left = millis(job.deadline.saturating_duration_since(now));
         // 0 would say that there is no limit.
         let timeout_ms = u32::try_from(time_left.max(1)).unwrap_or(u32::MAX);
-        Some(PipelineOperation { number: self.last_number, timeout_ms, operation: Some(job.operation) })
+        // Each caller waits for its answer before it goes on: what is under way at once has no order.
+        let operation = Some(job.operation);
+        Some(PipelineOperation { number: self.last_number, timeout_ms, operation, unordered: true })
     }
 
     fn settle(&mut self, response: PipelineResponse) {

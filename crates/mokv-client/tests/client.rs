@@ -245,7 +245,7 @@ impl Kv for Fake {
         tokio::spawn(async move {
             while let Ok(Some(message)) = requests.message().await {
                 fake.messages.lock().unwrap().push(message.operations.len());
-                for PipelineOperation { number, timeout_ms, operation } in message.operations {
+                for PipelineOperation { number, timeout_ms, operation, .. } in message.operations {
                     let (fake, answers) = (fake.clone(), answers.clone());
                     tokio::spawn(async move {
                         let timeout = Duration::from_millis(timeout_ms.into());

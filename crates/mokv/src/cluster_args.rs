@@ -31,6 +31,13 @@ impl ClusterArgs {
         Ok(Client::connect(&self.endpoints).map_err(Failure::usage)?.with_timeout(self.timeout))
     }
 
+    /// A client for a command that goes on until it is told to end: somebody has to be there when it begins, from then on it
+    /// waits for nodes to come back.
+    pub(crate) async fn lasting_client(&self) -> Result<Client, Failure> {
+        self.client()?.servers().await?;
+        self.patient_client()
+    }
+
     /// A client of one node and no other, with the same timeout.
     pub(crate) fn client_of(&self, address: &str) -> Result<Client, Failure> {
         let client = Client::connect(&format!("{address}?routing=single")).map_err(Failure::usage)?;

@@ -269,7 +269,11 @@ pub(super) fn answer(
 }
 
 /// A pair of the store as an answer that reflects `revision`.
-pub(super) fn stored_pair(pair: Pair, revision: u64, remaining: &impl Fn(LogTime) -> Duration) -> Result<api::GetResponse, Status> {
+pub(super) fn stored_pair(
+    pair: Pair,
+    revision: u64,
+    remaining: &impl Fn(LogTime) -> Duration,
+) -> Result<api::GetResponse, Status> {
     Ok(answer(text(pair.key)?, pair.record, revision, remaining))
 }
 
@@ -284,7 +288,11 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 /// A pair of an outcome as an answer that reflects `revision`.
-pub(super) fn pair(pair: internal::Pair, revision: u64, remaining: &impl Fn(LogTime) -> Duration) -> Result<api::GetResponse, Status> {
+pub(super) fn pair(
+    pair: internal::Pair,
+    revision: u64,
+    remaining: &impl Fn(LogTime) -> Duration,
+) -> Result<api::GetResponse, Status> {
     let deadline = (pair.deadline_ms > 0).then(|| LogTime::from_millis(pair.deadline_ms));
     Ok(api::GetResponse {
         key: text(pair.key)?,
@@ -300,11 +308,17 @@ pub(super) fn pair(pair: internal::Pair, revision: u64, remaining: &impl Fn(LogT
 }
 
 /// What there was before a write, of which the answer says the revision.
-fn previous(previous: Option<internal::Pair>, remaining: &impl Fn(LogTime) -> Duration) -> Result<Option<api::GetResponse>, Status> {
+fn previous(
+    previous: Option<internal::Pair>,
+    remaining: &impl Fn(LogTime) -> Duration,
+) -> Result<Option<api::GetResponse>, Status> {
     previous.map(|before| pair(before, 0, remaining)).transpose()
 }
 
-pub(super) fn set_response(outcome: internal::SetOutcome, remaining: &impl Fn(LogTime) -> Duration) -> Result<api::SetResponse, Status> {
+pub(super) fn set_response(
+    outcome: internal::SetOutcome,
+    remaining: &impl Fn(LogTime) -> Duration,
+) -> Result<api::SetResponse, Status> {
     Ok(api::SetResponse {
         ok: !outcome.unmet,
         revision: outcome.revision,
@@ -466,7 +480,10 @@ mod tests {
                 (api::DeleteRequest { key: String::new(), ..request() }, "key"),
                 (api::DeleteRequest { key: "kkkkk".into(), ..request() }, "key"),
                 (api::DeleteRequest { condition: condition_is(None), ..request() }, "condition"),
-                (api::DeleteRequest { request_id: Some(api::RequestId::default()), ..request() }, "request_id.client_id"),
+                (
+                    api::DeleteRequest { request_id: Some(api::RequestId::default()), ..request() },
+                    "request_id.client_id",
+                ),
             ],
         );
         let condition = condition_is(Some(api::condition::Is::Present(true)));
@@ -534,7 +551,13 @@ mod tests {
         let year = 365 * 24 * 60 * 60 * 1000;
         assert_fields(
             grant_lease,
-            [(grant(999), "ttl_ms"), (grant(1000), ""), (grant(year), ""), (grant(year + 1), "ttl_ms"), (grant(0), "ttl_ms")],
+            [
+                (grant(999), "ttl_ms"),
+                (grant(1000), ""),
+                (grant(year), ""),
+                (grant(year + 1), "ttl_ms"),
+                (grant(0), "ttl_ms"),
+            ],
         );
         let revoke = |lease_id| api::RevokeLeaseRequest { lease_id, request_id: None };
         assert_fields(revoke_lease, [(revoke(0), "lease_id"), (revoke(1), "")]);

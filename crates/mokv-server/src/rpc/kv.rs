@@ -62,12 +62,18 @@ impl Kv for KvService {
         self.operations.delete(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn delete_range(&self, request: Request<api::DeleteRangeRequest>) -> Result<Response<api::DeleteRangeResponse>, Status> {
+    async fn delete_range(
+        &self,
+        request: Request<api::DeleteRangeRequest>,
+    ) -> Result<Response<api::DeleteRangeResponse>, Status> {
         let deadline = self.deadline(request.metadata());
         self.operations.delete_range(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn increment(&self, request: Request<api::IncrementRequest>) -> Result<Response<api::IncrementResponse>, Status> {
+    async fn increment(
+        &self,
+        request: Request<api::IncrementRequest>,
+    ) -> Result<Response<api::IncrementResponse>, Status> {
         let deadline = self.deadline(request.metadata());
         self.operations.increment(request.into_inner(), deadline).await.map(Response::new)
     }
@@ -82,26 +88,41 @@ impl Kv for KvService {
         self.operations.count(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn grant_lease(&self, request: Request<api::GrantLeaseRequest>) -> Result<Response<api::GrantLeaseResponse>, Status> {
+    async fn grant_lease(
+        &self,
+        request: Request<api::GrantLeaseRequest>,
+    ) -> Result<Response<api::GrantLeaseResponse>, Status> {
         let deadline = self.deadline(request.metadata());
         self.operations.grant_lease(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn revoke_lease(&self, request: Request<api::RevokeLeaseRequest>) -> Result<Response<api::RevokeLeaseResponse>, Status> {
+    async fn revoke_lease(
+        &self,
+        request: Request<api::RevokeLeaseRequest>,
+    ) -> Result<Response<api::RevokeLeaseResponse>, Status> {
         let deadline = self.deadline(request.metadata());
         self.operations.revoke_lease(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn get_lease(&self, request: Request<api::GetLeaseRequest>) -> Result<Response<api::GetLeaseResponse>, Status> {
+    async fn get_lease(
+        &self,
+        request: Request<api::GetLeaseRequest>,
+    ) -> Result<Response<api::GetLeaseResponse>, Status> {
         let deadline = self.deadline(request.metadata());
         self.operations.get_lease(request.into_inner(), deadline).await.map(Response::new)
     }
 
-    async fn open_session(&self, request: Request<api::OpenSessionRequest>) -> Result<Response<api::OpenSessionResponse>, Status> {
+    async fn open_session(
+        &self,
+        request: Request<api::OpenSessionRequest>,
+    ) -> Result<Response<api::OpenSessionResponse>, Status> {
         self.operations.open_session(self.deadline(request.metadata())).await.map(Response::new)
     }
 
-    async fn list_leases(&self, request: Request<api::ListLeasesRequest>) -> Result<Response<api::ListLeasesResponse>, Status> {
+    async fn list_leases(
+        &self,
+        request: Request<api::ListLeasesRequest>,
+    ) -> Result<Response<api::ListLeasesResponse>, Status> {
         self.operations.list_leases(self.deadline(request.metadata())).await.map(Response::new)
     }
 

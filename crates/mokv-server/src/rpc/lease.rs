@@ -119,9 +119,5 @@ pub(super) fn keep_alives(
     let mut stop = stopping.clone();
     let stopped = async move { drop(stop.wait_for(|stopping| *stopping).await) };
     let end = stream::once(async move { stopping.borrow().then(|| Err(status::stopping())) });
-    answers
-        .buffered(KEEP_ALIVES_MAX)
-        .take_until(stopped)
-        .chain(end.filter_map(std::future::ready))
-        .boxed()
+    answers.buffered(KEEP_ALIVES_MAX).take_until(stopped).chain(end.filter_map(std::future::ready)).boxed()
 }

@@ -74,12 +74,7 @@ impl Operations {
     }
 
     /// Answers a Get from memory, after its barrier.
-    pub(super) fn look_up(
-        &self,
-        key: String,
-        revision: u64,
-        served: Consistency,
-    ) -> Result<api::GetResponse, Status> {
+    pub(super) fn look_up(&self, key: String, revision: u64, served: Consistency) -> Result<api::GetResponse, Status> {
         let (reflected, record) = match revision {
             0 => {
                 let found = self.node.store().get(key.as_bytes());

@@ -220,13 +220,7 @@ impl Pipeline {
         turn
     }
 
-    fn start(
-        &mut self,
-        ticket: Ticket,
-        operation: Operation,
-        timeout_ms: u32,
-        turn: Option<oneshot::Receiver<()>>,
-    ) {
+    fn start(&mut self, ticket: Ticket, operation: Operation, timeout_ms: u32, turn: Option<oneshot::Receiver<()>>) {
         let deadline = deadline::of_operation(timeout_ms, self.operations.limits().request_timeout);
         let operations = self.operations.clone();
         self.running.push(
@@ -358,10 +352,7 @@ fn weight(operation: &Operation) -> usize {
         Operation::Count(count) => count.encoded_len(),
         Operation::Delete(delete) => delete.key.len(),
         Operation::Increment(increment) => increment.key.len(),
-        Operation::OpenSession(_)
-        | Operation::GrantLease(_)
-        | Operation::RevokeLease(_)
-        | Operation::GetLease(_) => 0,
+        Operation::OpenSession(_) | Operation::GrantLease(_) | Operation::RevokeLease(_) | Operation::GetLease(_) => 0,
     }
 }
 

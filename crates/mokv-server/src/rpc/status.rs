@@ -158,6 +158,8 @@ pub(super) fn turn_missed() -> Status {
 /// An operation that a newer version may know.
 pub(super) fn unknown_operation() -> Status {
     plain(Code::Unimplemented, "UNIMPLEMENTED", "the operation is none that this node knows")
+}
+
 /// What was asked for is forgotten here. `oldest` is the first revision for which the same can be asked.
 pub(super) fn compacted(oldest: u64) -> Status {
     let message = format!("this node no longer remembers that revision: the oldest one is {oldest}");

@@ -185,12 +185,7 @@ fn refuse_condition(there: bool) -> Result<(), Invalid> {
 }
 
 /// A transaction reads the state that it changes.
-fn refuse_freshness(
-    consistency: i32,
-    min_revision: u64,
-    max_staleness_ms: u64,
-    revision: u64,
-) -> Result<(), Invalid> {
+fn refuse_freshness(consistency: i32, min_revision: u64, max_staleness_ms: u64, revision: u64) -> Result<(), Invalid> {
     let given = [
         ("consistency", consistency != 0),
         ("min_revision", min_revision != 0),
@@ -282,9 +277,9 @@ pub(super) fn txn_response(
     outcome: internal::TxnOutcome,
     remaining: &impl Fn(LogTime) -> Duration,
 ) -> Result<api::TxnResponse, Status> {
-    let internal::TxnOutcome { succeeded, revision, results } = outcome;
+    let internal::TxnOutcome { succeeded, revision, results, truncated } = outcome;
     let results = results.into_iter().map(|result| txn_result(result, revision, remaining));
-    Ok(api::TxnResponse { succeeded, revision, results: results.collect::<Result<_, _>>()? })
+    Ok(api::TxnResponse { succeeded, revision, results: results.collect::<Result<_, _>>()?, truncated })
 }
 
 fn txn_result(
@@ -440,7 +435,8 @@ mod tests {
         for (asked, target) in targets {
             for operator in 0..4 {
                 for (end, range_end) in [("", None), ("\0", Some("")), ("b", Some("b"))] {
-                    let request = comparing(api::Compare { operator, target: Some(asked.clone()), ..compare("a", end) });
+                    let request =
+                        comparing(api::Compare { operator, target: Some(asked.clone()), ..compare("a", end) });
                     let expected = internal::Compare {
                         key: "a".into(),
                         range_end: range_end.map(Bytes::from),
@@ -590,10 +586,10 @@ mod tests {
             Outcome::Get(internal::GetOutcome { pair: Some(pair.clone()) }),
             Outcome::Get(internal::GetOutcome { pair: None }),
             Outcome::Scan(internal::ScanOutcome { pairs: vec![pair], more: true }),
-            Outcome::Txn(internal::TxnOutcome { succeeded: false, revision: 7, results: vec![] }),
+            Outcome::Txn(internal::TxnOutcome { succeeded: false, revision: 7, results: vec![], truncated: false }),
         ];
         let results = results.map(|result| internal::TxnResult { result: Some(result) }).to_vec();
-        let outcome = internal::TxnOutcome { succeeded: true, revision: 7, results };
+        let outcome = internal::TxnOutcome { succeeded: true, revision: 7, results, truncated: true };
         let told = txn_response(outcome, &|_| Duration::ZERO).expect("told");
 
         use api::txn_result::Result as Told;
@@ -606,10 +602,10 @@ mod tests {
             Told::Get(api::TxnGetResult { pair: Some(pair.clone()) }),
             Told::Get(api::TxnGetResult { pair: None }),
             Told::List(api::TxnListResult { pairs: vec![pair], more: true }),
-            Told::Txn(api::TxnResponse { succeeded: false, revision: 7, results: vec![] }),
+            Told::Txn(api::TxnResponse { succeeded: false, revision: 7, results: vec![], truncated: false }),
         ];
         let results = results.map(|result| api::TxnResult { result: Some(result) }).to_vec();
-        assert_eq!(told, api::TxnResponse { succeeded: true, revision: 7, results });
+        assert_eq!(told, api::TxnResponse { succeeded: true, revision: 7, results, truncated: true });
 
         let nothing = internal::TxnResult { result: None };
         let outcome = internal::TxnOutcome { results: vec![nothing], ..Default::default() };

@@ -165,8 +165,11 @@ fn request_id(exact: bool) -> BoxedStrategy<Option<api::RequestId>> {
     if !exact {
         return Just(None).boxed();
     }
-    let id = (0..3_u64, 0..8_u64, 1..3_u64)
-        .prop_map(|(client_id, sequence, first_unanswered)| api::RequestId { client_id, sequence, first_unanswered });
+    let id = (0..3_u64, 0..8_u64, 1..3_u64).prop_map(|(client_id, sequence, first_unanswered)| api::RequestId {
+        client_id,
+        sequence,
+        first_unanswered,
+    });
     prop_oneof![3 => Just(None), 1 => id.prop_map(Some)].boxed()
 }
 
@@ -264,8 +267,12 @@ fn txn(exact: bool) -> impl Strategy<Value = api::TxnRequest> {
 
 fn increment(exact: bool) -> impl Strategy<Value = api::IncrementRequest> {
     let delta = prop_oneof![4 => -9..10_i64, 1 => Just(i64::MAX)];
-    (key(), delta, request_id(exact))
-        .prop_map(|(key, delta, request_id)| api::IncrementRequest { key, delta, request_id, ttl_ms: 0 })
+    (key(), delta, request_id(exact)).prop_map(|(key, delta, request_id)| api::IncrementRequest {
+        key,
+        delta,
+        request_id,
+        ttl_ms: 0,
+    })
 }
 
 fn operation(exact: bool) -> impl Strategy<Value = Operation> {

@@ -48,7 +48,9 @@ async fn keys_end_with_their_lease() {
     assert_eq!(chosen, 7);
     assert_ne!(other, 0);
     let taken = GrantLeaseRequest { ttl_ms: 60_000, lease_id: 7, request_id: None };
-    assert!(matches!(reason(kv.grant_lease(taken).await), (Code::AlreadyExists, reason, _) if reason == "LEASE_EXISTS"));
+    assert!(
+        matches!(reason(kv.grant_lease(taken).await), (Code::AlreadyExists, reason, _) if reason == "LEASE_EXISTS")
+    );
     let mut ids = kv.list_leases(ListLeasesRequest {}).await.expect("list").into_inner().lease_ids;
     ids.sort_unstable();
     assert_eq!(ids, if other < 7 { [other, 7] } else { [7, other] });

@@ -107,10 +107,8 @@ async fn every_operation_is_answered_under_its_number() {
     let server = Running::start(Setup::default()).await;
     let mut stream = Stream::open(&mut server.kv().await).await;
     let range = || api::DeleteRangeRequest { prefix: "a".into(), ..Default::default() };
-    let txn = api::TxnRequest {
-        then: vec![api::TxnOp { op: Some(api::txn_op::Op::Get(get("n"))) }],
-        ..Default::default()
-    };
+    let txn =
+        api::TxnRequest { then: vec![api::TxnOp { op: Some(api::txn_op::Op::Get(get("n"))) }], ..Default::default() };
     let operations = [
         Operation::Set(set("a", "1")),
         Operation::Get(get("a")),
@@ -123,7 +121,8 @@ async fn every_operation_is_answered_under_its_number() {
         Operation::GrantLease(api::GrantLeaseRequest { ttl_ms: 60_000, lease_id: 7, request_id: None }),
     ];
     let told = stream.run(operations.map(of)).await;
-    let [Told::Set(set), Told::Get(found), Told::Increment(sum), Told::Txn(txn), Told::Count(count), rest @ ..] = &told[..]
+    let [Told::Set(set), Told::Get(found), Told::Increment(sum), Told::Txn(txn), Told::Count(count), rest @ ..] =
+        &told[..]
     else {
         panic!("{told:?}")
     };
@@ -133,7 +132,8 @@ async fn every_operation_is_answered_under_its_number() {
     let Some(api::txn_result::Result::Get(pair)) = &txn.results[0].result else { panic!("{txn:?}") };
     assert_eq!(pair.pair.as_ref().expect("a pair").value, "5");
     assert_eq!(count.count, 2);
-    let [Told::DeleteRange(range), Told::Delete(deleted), Told::OpenSession(session), Told::GrantLease(lease)] = rest else {
+    let [Told::DeleteRange(range), Told::Delete(deleted), Told::OpenSession(session), Told::GrantLease(lease)] = rest
+    else {
         panic!("{told:?}")
     };
     assert_eq!(range.deleted, 1);
@@ -168,7 +168,8 @@ async fn operations_on_one_key_take_effect_in_their_order() {
     let mut told = stream.run(operations).await.into_iter();
     for value in 0..100 {
         let round: Vec<Told> = told.by_ref().take(5).collect();
-        let [Told::Set(set), Told::Get(first), Told::Get(second), Told::Increment(sum), Told::Error(_)] = &round[..] else {
+        let [Told::Set(set), Told::Get(first), Told::Get(second), Told::Increment(sum), Told::Error(_)] = &round[..]
+        else {
             panic!("{round:?}")
         };
         assert_eq!(set.version, value + 1);
@@ -189,7 +190,9 @@ async fn what_touches_many_keys_keeps_its_place() {
         operations.push(of(Operation::DeleteRange(api::DeleteRangeRequest { all: true, ..Default::default() })));
     }
     for round in stream.run(operations).await.chunks(4) {
-        let [Told::Set(a), Told::Set(b), Told::Count(count), Told::DeleteRange(range)] = round else { panic!("{round:?}") };
+        let [Told::Set(a), Told::Set(b), Told::Count(count), Told::DeleteRange(range)] = round else {
+            panic!("{round:?}")
+        };
         assert_eq!((a.version, b.version, count.count, range.deleted), (1, 1, 2, 2));
     }
 }
@@ -371,9 +374,8 @@ async fn an_answer_says_how_fresh_it_is() {
     server.fill([("k", "v")]).await;
     let mut stream = Stream::open(&mut server.kv().await).await;
     let ahead = api::GetRequest { min_revision: 2, ..get("k") };
-    let told = stream
-        .run([linearizable("k"), local("k"), within(Duration::from_millis(50), of(Operation::Get(ahead)))])
-        .await;
+    let told =
+        stream.run([linearizable("k"), local("k"), within(Duration::from_millis(50), of(Operation::Get(ahead)))]).await;
     let served = |told: &Told| if let Told::Get(found) = told { found.served() } else { panic!("{told:?}") };
     assert_eq!(served(&told[0]), Consistency::Linearizable);
     assert_eq!(served(&told[1]), Consistency::Local);

@@ -1,7 +1,9 @@
 //! Conditions, previous values, numbers, ranges and transactions, as clients see them.
 
 use mokv_proto::api::kv_client::KvClient;
-use mokv_proto::api::{self, CountRequest, DeleteRangeRequest, IncrementRequest, TxnOp, TxnRequest, txn_op, txn_result};
+use mokv_proto::api::{
+    self, CountRequest, DeleteRangeRequest, IncrementRequest, TxnOp, TxnRequest, txn_op, txn_result,
+};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -177,7 +179,10 @@ async fn older_revisions_are_read_while_they_are_remembered() {
     let at = |revision| api::GetRequest { revision, ..get("k") };
     for (revision, expected) in [(1, "1"), (2, "2"), (3, "2"), (0, "2")] {
         let found = kv.get(at(revision)).await.expect("get").into_inner();
-        assert_eq!((found.value.as_ref(), found.revision), (expected.as_bytes(), if revision == 0 { 3 } else { revision }));
+        assert_eq!(
+            (found.value.as_ref(), found.revision),
+            (expected.as_bytes(), if revision == 0 { 3 } else { revision })
+        );
     }
     let (code, reason, details) = reason(kv.get(at(4)).await);
     assert_eq!((code, reason.as_str()), (Code::OutOfRange, "FUTURE_REVISION"));
