@@ -20,7 +20,7 @@ use mokv_server::command::{self, Command};
 use mokv_server::disk::OsDisk;
 use mokv_server::runtime::{DiskTasks, Tasks};
 use mokv_server::snapshot::{SnapshotInfo, Snapshots};
-use mokv_server::store::{Position, Store};
+use mokv_server::store::{LogTime, Position, Store};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::runtime::Runtime;
@@ -102,7 +102,7 @@ fn random_set(rng: &mut SmallRng) -> Command {
 
 fn apply(store: &Store, commands: &[Command]) {
     let index = store.stats().applied.map_or(1, |applied| applied.index + 1);
-    store.apply(Position { term: 1, index }, commands).expect("known commands");
+    store.apply(Position { term: 1, index }, LogTime::default(), commands).expect("known commands");
 }
 
 /// Writes and syncs so many bytes as a snapshot does.

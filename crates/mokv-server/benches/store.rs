@@ -16,7 +16,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use imbl::OrdMap;
 use mokv_proto::internal;
 use mokv_server::command::{self, Batch, Command, Op, RequestId};
-use mokv_server::store::{ChunkLimit, KeyRange, Loader, Position, Store};
+use mokv_server::store::{ChunkLimit, KeyRange, Loader, LogTime, Position, Store};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -37,7 +37,7 @@ fn batch(rng: &mut SmallRng, mut key_number: impl FnMut(&mut SmallRng) -> u64) -
         rng.fill(&mut value);
         command::set(key(key_number(rng)), value.to_vec())
     };
-    Batch::new((0..COMMANDS_PER_BATCH).map(set).collect()).commands().expect("a batch")
+    Batch::new((0..COMMANDS_PER_BATCH).map(set).collect(), LogTime::default()).decode().expect("a batch").1
 }
 
 fn random_batch(rng: &mut SmallRng) -> Vec<Command> {
@@ -57,7 +57,11 @@ impl Log {
 
     fn apply(&mut self, commands: &[Command]) {
         self.index += 1;
-        black_box(self.store.apply(Position { term: 1, index: self.index }, commands).expect("known commands"));
+        black_box(
+            self.store
+                .apply(Position { term: 1, index: self.index }, LogTime::default(), commands)
+                .expect("known commands"),
+        );
     }
 
     /// Sets every key once, in a given order.

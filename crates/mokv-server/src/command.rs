@@ -3,6 +3,7 @@
 //! A batch stays encoded from the proposer to the log and over the network; it is decoded once, to be applied.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mokv_proto::internal;
@@ -10,6 +11,7 @@ use prost::Message;
 
 use crate::incarnation::Lineage;
 use crate::raft::types::NodeId;
+use crate::store::LogTime;
 
 pub use mokv_proto::internal::command::Op;
 pub use mokv_proto::internal::outcome::Result as OutcomeResult;
@@ -22,12 +24,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Encodes commands, to be applied in this order.
-    pub fn new(commands: Vec<Command>) -> Self {
-        Self { encoded: internal::Batch { commands, log_time_ms: 0 }.encode_to_vec().into() }
+    /// Encodes commands, to be applied in this order at this log time.
+    pub fn new(commands: Vec<Command>, log_time: LogTime) -> Self {
+        Self { encoded: internal::Batch { commands, log_time_ms: log_time.as_millis() }.encode_to_vec().into() }
     }
 
-    /// A batch that was encoded before. It is not looked at until [`Batch::commands`].
+    /// A batch that was encoded before. It is not looked at until [`Batch::decode`].
     pub fn from_encoded(encoded: Bytes) -> Self {
         Self { encoded }
     }
@@ -37,13 +39,14 @@ impl Batch {
         &self.encoded
     }
 
-    /// Decodes the commands. Their keys and values are slices of the batch's memory: copy what is kept.
+    /// Decodes the log time and the commands. Their keys and values are slices of the batch's memory: copy what is kept.
     ///
     /// # Errors
     ///
     /// The bytes are no batch. In a log entry that was committed this is corruption, and nothing can be applied after it.
-    pub fn commands(&self) -> Result<Vec<Command>, prost::DecodeError> {
-        Ok(internal::Batch::decode(self.encoded.clone())?.commands)
+    pub fn decode(&self) -> Result<(LogTime, Vec<Command>), prost::DecodeError> {
+        let internal::Batch { commands, log_time_ms } = internal::Batch::decode(self.encoded.clone())?;
+        Ok((LogTime::from_millis(log_time_ms), commands))
     }
 }
 
@@ -69,28 +72,51 @@ impl fmt::Display for Outcomes {
     }
 }
 
+/// A command without a request id.
+pub fn of(op: Op) -> Command {
+    Command { id: None, op: Some(op) }
+}
+
 /// A write of `value` under `key`.
 pub fn set(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
-    Command {
-        id: None,
-        op: Some(Op::Set(internal::Set { key: key.into(), value: value.into(), ..Default::default() })),
-    }
+    of(Op::Set(internal::Set { key: key.into(), value: value.into(), ..Default::default() }))
 }
 
 /// A deletion of `key`.
 pub fn delete(key: impl Into<Bytes>) -> Command {
-    Command { id: None, op: Some(Op::Delete(internal::Delete { key: key.into(), ..Default::default() })) }
+    of(Op::Delete(internal::Delete { key: key.into(), ..Default::default() }))
 }
 
 /// The opening of a session.
 pub fn open_session() -> Command {
-    Command { id: None, op: Some(Op::OpenSession(internal::OpenSession {})) }
+    of(Op::OpenSession(internal::OpenSession {}))
+}
+
+/// The granting of a lease; id 0 has the cluster choose.
+pub fn grant_lease(lease_id: u64, ttl: Duration) -> Command {
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    of(Op::GrantLease(internal::GrantLease { lease_id, ttl_ms }))
+}
+
+/// The end of a lease and of its keys.
+pub fn revoke_lease(lease_id: u64) -> Command {
+    of(Op::RevokeLease(internal::RevokeLease { lease_id }))
+}
+
+/// The end of the keys whose deadline has come.
+pub fn expire_keys() -> Command {
+    of(Op::ExpireKeys(internal::ExpireKeys {}))
+}
+
+/// The end of leases that were not kept alive, as the leader of a term has decided.
+pub fn expire_leases(term: u64, lease_ids: Vec<u64>) -> Command {
+    of(Op::ExpireLeases(internal::ExpireLeases { term, lease_ids }))
 }
 
 /// That a member has started.
 pub fn record_start(node_id: NodeId, lineage: &Lineage) -> Command {
     let (incarnation, numbers) = (lineage.start().incarnation, lineage.numbers().to_vec());
-    Command { id: None, op: Some(Op::RecordStart(internal::RecordStart { node_id, incarnation, numbers })) }
+    of(Op::RecordStart(internal::RecordStart { node_id, incarnation, numbers }))
 }
 
 #[cfg(test)]
@@ -100,7 +126,8 @@ mod tests {
     #[test]
     fn a_batch_comes_back_as_it_was() {
         let commands = vec![set("k", "v"), delete("k"), open_session()];
-        let batch = Batch::new(commands.clone());
-        assert_eq!(Batch::from_encoded(batch.encoded().clone()).commands().expect("decode"), commands);
+        let batch = Batch::new(commands.clone(), LogTime::from_millis(7));
+        let decoded = Batch::from_encoded(batch.encoded().clone()).decode().expect("decode");
+        assert_eq!(decoded, (LogTime::from_millis(7), commands));
     }
 }

@@ -28,7 +28,7 @@ use crate::node::leads;
 use crate::raft::Raft;
 use crate::raft::log::Log;
 use crate::raft::types::NodeId;
-use crate::store::Store;
+use crate::store::{LogTime, Store};
 
 /// How many starts a lineage goes back. A node that starts more often without anybody hearing of it is believed.
 pub const LINEAGE_MAX: usize = 32;
@@ -254,7 +254,7 @@ pub async fn record(starts: Starts, raft: Raft, log: Log) {
         // Without room, an entry would have to come out of the reserve.
         let mut is_left = is_leader && !commands.is_empty();
         if is_left && log.has_room() {
-            is_left = raft.propose(Batch::new(commands)).await.is_err();
+            is_left = raft.propose(Batch::new(commands, LogTime::default()), None).await.is_err();
         }
         tokio::select! {
             biased;
@@ -327,7 +327,9 @@ mod tests {
         assert_eq!(starts.unrecorded().len(), 2);
 
         let record = |numbers: &[u64]| command::record_start(2, &lineage(numbers));
-        store.apply(Position { term: 1, index: 1 }, &[record(&[11, 13]), record(&[11])]).expect("known");
+        store
+            .apply(Position { term: 1, index: 1 }, LogTime::default(), &[record(&[11, 13]), record(&[11])])
+            .expect("known");
         assert_eq!(starts.known(2), Some(Start { incarnation: 2, number: 13 }), "as all nodes have it");
         assert!(starts.hear(2, &lineage(&[11, 12])).is_err());
         starts.hear(2, &lineage(&[11, 13, 14])).expect("the next");

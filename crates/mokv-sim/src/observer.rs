@@ -436,9 +436,9 @@ impl Reference {
                 self.membership = stored;
             }
             EntryPayload::Normal(batch) => {
-                let commands = batch.commands().expect("a batch that was applied");
+                let (log_time, commands) = batch.decode().expect("a batch that was applied");
                 let mut last = self.store.stats().revision;
-                let outcomes = self.store.apply(at, &commands).expect("commands that were applied");
+                let outcomes = self.store.apply(at, log_time, &commands).expect("commands that were applied");
                 for (command, outcome) in commands.iter().zip(&outcomes) {
                     if let Some((revision, change)) = effect(command, outcome).filter(|(revision, _)| *revision > last)
                     {

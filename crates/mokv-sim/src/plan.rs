@@ -280,6 +280,7 @@ impl Plan {
             memory_quota: self.memory_quota,
             snapshot_log_bytes: self.snapshot_log_bytes,
             history_bytes: 64 << 20,
+            lease_reads: false,
         }
     }
 }

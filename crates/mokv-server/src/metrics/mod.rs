@@ -92,6 +92,13 @@ fn write_store(page: &mut Page, status: &NodeStatus) {
     page.gauge("mokv_store_sessions", "Open client sessions.", status.sessions);
     let help = "Consistent views that are being read: lists and snapshots under way.";
     page.gauge("mokv_store_pins", help, status.pins);
+    let help = "The time of the state, in which deadlines are. It stands still while there is no leader.";
+    page.gauge("mokv_log_time_seconds", help, Duration::from_millis(status.log_time.as_millis()).as_secs_f64());
+    page.gauge("mokv_leases", "Leases.", status.leases);
+    let help = "Keep-alives of leases that the node has answered as leader.";
+    page.counter("mokv_lease_keep_alives_total", help, status.keep_alives);
+    let help = "Keys that ended with their time to live, or with a lease that was not kept alive, while the node led.";
+    page.counter("mokv_expired_keys_total", help, status.expired_keys);
 }
 
 fn write_watches(page: &mut Page, status: &NodeStatus) {

@@ -59,7 +59,8 @@ impl StateMachine {
     }
 }
 
-fn decode_membership(encoded: &[u8]) -> io::Result<StoredMembership> {
+/// Decodes a membership as the store has it.
+pub(crate) fn decode_membership(encoded: &[u8]) -> io::Result<StoredMembership> {
     let stored = internal::StoredMembership::decode(encoded).map_err(io::Error::other)?;
     stored_membership_from_proto(stored).map_err(io::Error::other)
 }
@@ -98,11 +99,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Vec::new()
                 }
                 EntryPayload::Normal(batch) => {
-                    let mut commands = batch.commands().map_err(io::Error::other)?;
+                    let (log_time, mut commands) = batch.decode().map_err(io::Error::other)?;
                     if mutant!(FollowersReorder) && responder.is_none() {
                         commands.rotate_right(1);
                     }
-                    self.store.apply(at, &commands).map_err(io::Error::other)?
+                    self.store.apply(at, log_time, &commands).map_err(io::Error::other)?
                 }
             };
             if let Some(responder) = responder {

@@ -170,6 +170,7 @@ pub fn entry_from_proto(entry: internal::Entry) -> Result<Entry, Malformed> {
 mod tests {
     use super::*;
     use crate::command;
+    use crate::store::LogTime;
 
     fn node(n: u64) -> MemberInfo {
         MemberInfo { name: format!("node-{n}"), rpc_addr: format!("127.0.0.1:{}", 8400 + n) }
@@ -182,7 +183,7 @@ mod tests {
         let membership = Membership::new(joint, nodes).expect("membership");
         let payloads = [
             openraft::EntryPayload::Blank,
-            openraft::EntryPayload::Normal(Batch::new(vec![command::set("k", "v")])),
+            openraft::EntryPayload::Normal(Batch::new(vec![command::set("k", "v")], LogTime::from_millis(3))),
             openraft::EntryPayload::Membership(membership),
         ];
         for payload in payloads {

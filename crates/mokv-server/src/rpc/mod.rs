@@ -4,15 +4,20 @@
 //! precise status, before it costs more than its own connection. Leaves every decision about data to the node.
 
 mod cluster;
+mod convert;
 mod deadline;
 mod edge;
 mod health;
 pub mod http;
 mod incoming;
 mod kv;
+mod lease;
 mod list;
+mod operations;
 pub mod peer;
+mod pipeline;
 mod status;
+mod txn;
 mod watch;
 
 #[cfg(test)]
@@ -34,7 +39,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 pub use self::health::Health;
 pub use self::incoming::Listener;
-pub use self::kv::REVISION;
+pub use self::kv::{CONSISTENCY, REVISION};
 pub use self::status::DOMAIN;
 use crate::metrics::GrpcMetrics;
 use crate::node::Node;
@@ -97,7 +102,8 @@ impl Server {
     pub fn new(node: Node) -> Self {
         let request_bytes_max = node.limits().request_bytes_max;
         let (health, watches) = (Health::new(node.readiness()), node.watches().clone());
-        let kv = KvServer::new(kv::KvService::new(node.clone())).max_decoding_message_size(request_bytes_max);
+        let kv = kv::KvService::new(node.clone(), health.stopping());
+        let kv = KvServer::new(kv).max_decoding_message_size(request_bytes_max);
         let cluster = ClusterServer::new(cluster::ClusterService::new(node));
         let routes = Routes::new(kv).add_service(cluster).add_service(HealthServer::new(health.clone()));
         let metrics = GrpcMetrics::new(&[PUBLIC_DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);

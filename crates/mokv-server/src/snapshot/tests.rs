@@ -13,7 +13,7 @@ use crate::command::{self, Command, RequestId};
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, OpenMode, OsDisk};
 use crate::runtime::{DiskTasks, Tasks};
-use crate::store::{Position, StateHash, Store};
+use crate::store::{LogTime, Position, StateHash, Store};
 
 mod crash;
 
@@ -63,7 +63,7 @@ async fn new_node() -> (Node, Snapshots) {
 
 /// Applies commands as the next log entry.
 fn apply(store: &Store, commands: Vec<Command>) {
-    store.apply(next_position(store), &commands).expect("apply");
+    store.apply(next_position(store), LogTime::default(), &commands).expect("apply");
 }
 
 fn next_position(store: &Store) -> Position {

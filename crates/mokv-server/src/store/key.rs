@@ -5,6 +5,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::fmt;
 
 /// Keys up to so many bytes live in place: what makes a [`Key`] three machine words.
 const INLINE_MAX: usize = 22;
@@ -85,6 +86,12 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_slice().escape_ascii())
+    }
+}
 
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {

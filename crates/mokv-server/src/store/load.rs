@@ -9,8 +9,10 @@ use prost::Message;
 use super::Position;
 use super::hash::StateHash;
 use super::key::Key;
+use super::leases::Leases;
+use super::log_time::LogTime;
 use super::pairs::Pairs;
-use super::record::Stored;
+use super::record::{Ends, Meta, Stored};
 use super::sessions::Sessions;
 use super::starts::MemberStarts;
 use super::state::Settled;
@@ -29,6 +31,13 @@ pub enum LoadError {
         client_id: u64,
         /// What is wrong with it.
         problem: &'static str,
+    },
+
+    /// A key names a lease that is not there.
+    #[error("a key of a snapshot ends with the lease {lease_id}, which the snapshot does not have")]
+    UnknownLease {
+        /// The lease.
+        lease_id: u64,
     },
 
     /// A pair is not after the one before it.
@@ -66,6 +75,8 @@ pub struct Loader {
     state_hash: StateHash,
     sessions: Sessions,
     starts: MemberStarts,
+    leases: Leases,
+    log_time: LogTime,
     pairs: Vec<(Key, Stored)>,
 }
 
@@ -76,6 +87,7 @@ pub struct Loaded {
     pub(super) sessions: Sessions,
     pub(super) starts: MemberStarts,
     pub(super) membership: Bytes,
+    pub(super) log_time: LogTime,
 }
 
 impl Loader {
@@ -95,6 +107,8 @@ impl Loader {
             state_hash: StateHash::from_bytes(state_hash),
             sessions: Sessions::new(head.next_client_id),
             starts: MemberStarts::load(&head.starts),
+            leases: Leases::load(head.next_lease_id, &head.leases).map_err(LoadError::Head)?,
+            log_time: LogTime::from_millis(head.log_time_ms),
             pairs: Vec::new(),
         })
     }
@@ -119,7 +133,9 @@ impl Loader {
         if self.pairs.last().is_some_and(|(last, _)| *last >= key) {
             return Err(LoadError::KeyOrder { number: self.pairs.len() });
         }
-        let record = Stored::new(&pair.key, &pair.value, pair.create_revision, pair.mod_revision, pair.version);
+        let ends = Ends { lease_id: pair.lease_id, deadline_ms: pair.deadline_ms };
+        let internal::Pair { create_revision, mod_revision, version, .. } = pair;
+        let record = Stored::new(&pair.key, &pair.value, Meta { create_revision, mod_revision, version, ends });
         self.pairs.push((key, record));
         Ok(())
     }
@@ -128,19 +144,20 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// [`LoadError::KeyCount`], [`LoadError::StateHash`].
+    /// [`LoadError::KeyCount`], [`LoadError::UnknownLease`], [`LoadError::StateHash`].
     pub fn finish(self) -> Result<Loaded, LoadError> {
         let found = self.pairs.len() as u64;
         if found != self.keys {
             return Err(LoadError::KeyCount { expected: self.keys, found });
         }
-        let pairs = Pairs::from_sorted(self.pairs, self.revision);
-        let found = Settled::new(Some(self.applied), &pairs, &self.sessions, &self.starts).hash;
+        let pairs = Pairs::from_sorted(self.pairs, self.revision, self.leases)
+            .map_err(|lease_id| LoadError::UnknownLease { lease_id })?;
+        let found = Settled::new(Some(self.applied), &pairs, &self.sessions, &self.starts, self.log_time).hash;
         if found != self.state_hash {
             return Err(LoadError::StateHash { expected: self.state_hash, found });
         }
-        let Self { applied, membership, sessions, starts, .. } = self;
-        Ok(Loaded { applied, pairs, sessions, starts, membership })
+        let Self { applied, membership, sessions, starts, log_time, .. } = self;
+        Ok(Loaded { applied, pairs, sessions, starts, membership, log_time })
     }
 }
 

@@ -1,28 +1,45 @@
-//! Log time: the time of the replicated state.
+//! Log time: the only clock that the state machine knows.
+//!
+//! Each batch carries the log time of the leader that proposed it; the state keeps the highest that it saw. So deadlines
+//! pass at the same place of the log on every node, and while there is no leader, time stands still.
 
 use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
-/// A point in log time: milliseconds since the cluster began, in which there was a leader. Comparable across nodes and
-/// leaders; no wall clock has anything to do with it.
+/// A point in log time, in milliseconds since the cluster began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogTime(u64);
 
 impl LogTime {
-    /// So many milliseconds after the cluster began.
+    /// So many milliseconds after the beginning.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since the cluster began.
+    /// Milliseconds since the beginning.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this is; nothing if it is not.
+    /// How long after `earlier` this is; zero if it is not.
     pub fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// What is said as 0 where there is none, as in the protocol buffers.
+    pub(super) fn from_wire(millis: u64) -> Option<Self> {
+        (millis > 0).then_some(Self(millis))
+    }
+
+    /// Inverse of [`LogTime::from_wire`].
+    pub(super) fn to_wire(at: Option<Self>) -> u64 {
+        at.map_or(0, |at| at.0)
+    }
+
+    /// The end of a time to live that begins now. Never zero.
+    pub(super) fn after(self, ttl_ms: u64) -> Self {
+        Self(self.0.saturating_add(ttl_ms).max(1))
     }
 }
 

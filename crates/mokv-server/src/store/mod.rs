@@ -20,6 +20,7 @@
 mod hash;
 mod history;
 mod key;
+mod leases;
 mod load;
 mod log_time;
 mod memory;
@@ -34,6 +35,7 @@ mod superseded;
 #[cfg(test)]
 mod tests;
 mod view;
+mod writes;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -43,13 +45,15 @@ use tokio::sync::watch;
 
 pub use hash::StateHash;
 pub use history::{Change, Changes, Compacted, Cursor, HISTORY_BYTES, HistoryStats};
+pub use leases::{LEASES_MAX, Lease};
 pub use load::{LoadError, Loaded, Loader};
 pub use log_time::LogTime;
 pub use pin::{Checkpoint, Pin};
 pub use record::Record;
 pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
-pub use sessions::{ANSWERS_MAX, SESSIONS_MAX};
+pub use sessions::{ANSWERS_BYTES_MAX, ANSWERS_MAX, SESSIONS_MAX};
 pub use view::{View, ViewError};
+pub use writes::{EXPIRED_MAX, TXN_RESULT_BYTES_MAX};
 
 use crate::command::{Command, Op, Outcome, RequestId};
 use crate::incarnation::Start;
@@ -105,6 +109,10 @@ pub struct Stats {
     pub keys: u64,
     /// The number of sessions.
     pub sessions: u64,
+    /// The number of leases.
+    pub leases: u64,
+    /// The log time that the state has come to.
+    pub log_time: LogTime,
     /// The fingerprint of the state.
     pub state_hash: StateHash,
     /// Bytes of keys, values and what it takes to hold them, superseded records that are pinned included: an estimate
@@ -117,7 +125,7 @@ pub struct Stats {
 impl Stats {
     /// Whether any user has ever written.
     pub fn is_taken(&self) -> bool {
-        self.revision > 0 || self.sessions > 0
+        self.revision > 0 || self.sessions > 0 || self.leases > 0
     }
 }
 
@@ -167,14 +175,15 @@ impl Store {
         store
     }
 
-    /// Applies the commands of one log entry, in their order. Entries come in the order of the log, each once.
+    /// Applies the commands of one log entry, in their order, at its log time. Entries come in the order of the log, each
+    /// once. A log time before that of the state is taken for that.
     ///
     /// Readers can see the first commands of an entry before the last: each command is a transaction of its own.
     ///
     /// # Errors
     ///
     /// [`ApplyError::UnknownCommand`]; then no command had an effect.
-    pub fn apply(&self, at: Position, commands: &[Command]) -> Result<Vec<Outcome>, ApplyError> {
+    pub fn apply(&self, at: Position, log_time: LogTime, commands: &[Command]) -> Result<Vec<Outcome>, ApplyError> {
         let known = known_commands(at, commands)?;
         let mut outcomes = Vec::with_capacity(known.len());
         let _applying = self.shared.applying();
@@ -182,7 +191,8 @@ impl Store {
         loop {
             let (now, later) = rest.split_at(locked_together(rest));
             let mut state = self.shared.write();
-            outcomes.extend(now.iter().map(|(id, op)| state.execute(*id, op)));
+            state.log_time = state.log_time.max(log_time);
+            outcomes.extend(now.iter().map(|(id, op)| state.execute(*id, op, at.term)));
             if later.is_empty() {
                 state.settle(at);
                 break;
@@ -212,6 +222,18 @@ impl Store {
         self.shared.publish();
     }
 
+    /// Leaves out the next numbers that this state would give away: so many revisions, and so many ids of clients. For a
+    /// state whose history ends here while another one went on from an earlier point of it: what that one has given away is
+    /// not given away again. Its pairs and sessions stay as they are.
+    ///
+    /// False, and no effect, if there are not so many numbers.
+    pub fn skip(&self, revisions: u64, ids: u64) -> bool {
+        let _applying = self.shared.applying();
+        let skipped = self.shared.write().skip(revisions, ids);
+        self.shared.publish();
+        skipped
+    }
+
     /// Puts a snapshot in the place of the state, at once. Existing pins go on answering from what they pinned.
     pub fn replace(&self, loaded: Loaded) {
         let _applying = self.shared.applying();
@@ -227,6 +249,33 @@ impl Store {
         let stored = state.pairs.get(key).cloned();
         drop(state);
         Lookup { revision, record: stored.map(Record::from) }
+    }
+
+    /// The log time that the state has come to.
+    pub fn log_time(&self) -> LogTime {
+        self.shared.read().log_time
+    }
+
+    /// When the first key ends by a deadline of its own.
+    pub fn next_deadline(&self) -> Option<LogTime> {
+        self.shared.read().pairs.next_deadline()
+    }
+
+    /// A lease.
+    pub fn lease(&self, id: u64) -> Option<Lease> {
+        self.shared.read().pairs.leases.get(id)
+    }
+
+    /// The keys that end with a lease, in order; `None` if there is no such lease.
+    pub fn lease_keys(&self, id: u64) -> Option<Vec<Bytes>> {
+        let state = self.shared.read();
+        let keys = state.pairs.leases.keys(id)?;
+        Some(keys.iter().map(|key| Bytes::copy_from_slice(key.as_slice())).collect())
+    }
+
+    /// All leases, by ascending id.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.shared.read().pairs.leases.iter().collect()
     }
 
     /// The revision of the state.
@@ -285,6 +334,9 @@ impl Store {
             next_client_id: state.sessions.next_client_id(),
             sessions: state.sessions.share(),
             starts: state.starts.export(),
+            log_time: state.settled.log_time,
+            next_lease_id: state.pairs.leases.next_id(),
+            leases: state.pairs.leases.export(),
         })
     }
 
@@ -297,6 +349,8 @@ impl Store {
             revision: settled.progress.revision,
             keys: settled.keys as u64,
             sessions: settled.sessions as u64,
+            leases: settled.leases as u64,
+            log_time: settled.log_time,
             state_hash: settled.hash,
             memory_bytes: state.memory_bytes() as u64,
             pins: state.pins() as u64,
@@ -362,9 +416,14 @@ fn locked_together(commands: &[Known<'_>]) -> usize {
     let mut bytes = 0;
     let fits = |(_, op): &&Known<'_>| {
         let room = bytes < LOCKED_BYTES_MAX;
-        if let Op::Set(set) = op {
-            bytes += set.value.len();
-        }
+        bytes += match op {
+            Op::Set(set) => set.value.len(),
+            // May touch many keys: nothing else after it.
+            Op::DeleteRange(_) | Op::Txn(_) | Op::RevokeLease(_) | Op::ExpireKeys(_) | Op::ExpireLeases(_) => {
+                LOCKED_BYTES_MAX
+            }
+            Op::Delete(_) | Op::Increment(_) | Op::GrantLease(_) | Op::OpenSession(_) | Op::RecordStart(_) => 0,
+        };
         room
     };
     commands.iter().take(LOCKED_COMMANDS_MAX).take_while(fits).count()

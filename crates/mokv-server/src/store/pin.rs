@@ -8,6 +8,7 @@ use mokv_proto::internal;
 use prost::Message;
 
 use super::hash::StateHash;
+use super::log_time::LogTime;
 use super::record::Record;
 use super::scan::{Chunk, ChunkLimit, Found, KeyRange, Order};
 use super::sessions::ByClient;
@@ -103,6 +104,9 @@ pub struct Checkpoint {
     pub(super) next_client_id: u64,
     pub(super) sessions: Arc<ByClient>,
     pub(super) starts: Vec<internal::MemberStart>,
+    pub(super) log_time: LogTime,
+    pub(super) next_lease_id: u64,
+    pub(super) leases: Vec<internal::Lease>,
 }
 
 impl Checkpoint {
@@ -144,7 +148,9 @@ impl Checkpoint {
             next_client_id: self.next_client_id,
             cluster_id: cluster_id.into(),
             starts: self.starts.clone(),
-            ..internal::SnapshotHead::default()
+            log_time_ms: self.log_time.as_millis(),
+            next_lease_id: self.next_lease_id,
+            leases: self.leases.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use mokv_proto::internal;
 
 use super::key::Key;
+use super::log_time::LogTime;
 use super::record::{Record, Stored};
 
 /// A range of keys: at or after a start, before an end. Narrowed step by step; a range that holds nothing is fine.
@@ -143,7 +144,8 @@ impl From<Pair> for internal::Pair {
             create_revision: pair.record.create_revision,
             mod_revision: pair.record.mod_revision,
             version: pair.record.version,
-            ..Self::default()
+            lease_id: pair.record.lease_id,
+            deadline_ms: LogTime::to_wire(pair.record.deadline),
         }
     }
 }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mokv_proto::internal;
+use mokv_proto::internal::{self, DeleteOutcome, SetOutcome};
+use prost::Message;
 
 use super::hash;
 use super::memory::map_entry_bytes;
-use crate::command::{Outcome, Rejection, RequestId};
+use crate::command::{Outcome, OutcomeResult, Rejection, RequestId};
 
 /// How many sessions there may be; opening one more evicts the least recently used. Part of the state machine: all
 /// nodes of a cluster must agree on it.
@@ -19,6 +20,10 @@ pub const SESSIONS_MAX: usize = 10_000;
 /// How many outcomes a session remembers at most; further writes are refused until its client acknowledges some. Part
 /// of the state machine: all nodes of a cluster must agree on it.
 pub const ANSWERS_MAX: usize = 4096;
+
+/// Bytes of keys and values that the outcomes of a session may hold, about; further writes are refused until its client
+/// acknowledges some. Part of the state machine.
+pub const ANSWERS_BYTES_MAX: usize = 16 << 20;
 
 /// What a session weighs: a place in the map of clients, one in the order of use, and its own allocation.
 const SESSION_BYTES: usize =
@@ -35,6 +40,8 @@ pub(super) struct Session {
     answers: BTreeMap<u64, Outcome>,
     /// The sum of the answers' hashes.
     answers_hash: u128,
+    /// What the answers hold beyond themselves.
+    answers_bytes: usize,
 }
 
 /// Sessions by client id. Shared with pins: what changes while a pin holds it is copied first.
@@ -59,13 +66,26 @@ pub(super) struct Sessions {
     next_client_id: u64,
     /// Over all sessions.
     answers: usize,
+    answers_bytes: usize,
     hash: u128,
 }
 
 impl Sessions {
     /// No sessions, with the client id that the next one gets.
     pub(super) fn new(next_client_id: u64) -> Self {
-        Self { by_client: Arc::default(), by_use: BTreeMap::new(), next_client_id, answers: 0, hash: 0 }
+        Self {
+            by_client: Arc::default(),
+            by_use: BTreeMap::new(),
+            next_client_id,
+            answers: 0,
+            answers_bytes: 0,
+            hash: 0,
+        }
+    }
+
+    /// Client ids go on from a later one.
+    pub(super) fn skip_ids(&mut self, ids: u64) {
+        self.next_client_id += ids;
     }
 
     /// Opens a session and returns its client id. If there are too many, the least recently used gives way.
@@ -75,8 +95,7 @@ impl Sessions {
         }
         let client_id = self.next_client_id;
         self.next_client_id += 1;
-        let session =
-            Session { last_used: self.next_use(), first_unanswered: 1, answers: BTreeMap::new(), answers_hash: 0 };
+        let session = Session::new(self.next_use(), 1);
         self.insert(client_id, session);
         client_id
     }
@@ -93,16 +112,18 @@ impl Sessions {
         self.by_use.insert(use_number, id.client_id);
         self.hash = self.hash.wrapping_sub(session.hash(id.client_id));
         self.answers -= session.answers.len();
+        self.answers_bytes -= session.answers_bytes;
         session.last_used = use_number;
         session.forget_below(id.first_unanswered.min(id.sequence), id.client_id);
         self.answers += session.answers.len();
+        self.answers_bytes += session.answers_bytes;
         self.hash = self.hash.wrapping_add(session.hash(id.client_id));
 
         if id.sequence < session.first_unanswered {
             Admission::Refused(Rejection::SequenceForgotten)
         } else if let Some(outcome) = session.answers.get(&id.sequence) {
             Admission::Repeated(outcome.clone())
-        } else if session.answers.len() >= ANSWERS_MAX {
+        } else if session.answers.len() >= ANSWERS_MAX || session.answers_bytes >= ANSWERS_BYTES_MAX {
             Admission::Refused(Rejection::SessionFull)
         } else {
             Admission::New
@@ -114,10 +135,13 @@ impl Sessions {
         // Gone, if the command itself opened a session and there is room for one only.
         if let Some(session) = Arc::make_mut(&mut self.by_client).get_mut(&id.client_id) {
             let hash = hash::answer(id.client_id, id.sequence, &outcome);
+            let bytes = held_bytes(&outcome);
             let session = Arc::make_mut(session);
             session.answers.insert(id.sequence, outcome);
             session.answers_hash = session.answers_hash.wrapping_add(hash);
+            session.answers_bytes += bytes;
             self.answers += 1;
+            self.answers_bytes += bytes;
             self.hash = self.hash.wrapping_add(hash);
         }
     }
@@ -131,12 +155,7 @@ impl Sessions {
         if self.by_client.contains_key(&client_id) || self.by_use.contains_key(&loaded.last_used) {
             return Err("it shares its client id or its place in the order of use with another");
         }
-        let mut session = Session {
-            last_used: loaded.last_used,
-            first_unanswered: loaded.first_unanswered,
-            answers: BTreeMap::new(),
-            answers_hash: 0,
-        };
+        let mut session = Session::new(loaded.last_used, loaded.first_unanswered);
         for answer in loaded.answers {
             let outcome = answer.outcome.ok_or("an answer without an outcome")?;
             if answer.sequence < session.first_unanswered || session.answers.contains_key(&answer.sequence) {
@@ -144,6 +163,7 @@ impl Sessions {
             }
             let hash = hash::answer(client_id, answer.sequence, &outcome);
             session.answers_hash = session.answers_hash.wrapping_add(hash);
+            session.answers_bytes += held_bytes(&outcome);
             session.answers.insert(answer.sequence, outcome);
         }
         self.insert(client_id, session);
@@ -168,7 +188,7 @@ impl Sessions {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.by_client.len() * SESSION_BYTES + self.answers * ANSWER_BYTES
+        self.by_client.len() * SESSION_BYTES + self.answers * ANSWER_BYTES + self.answers_bytes
     }
 
     /// The number of the next command that uses a session. The newest use is never evicted, so it needs no counter.
@@ -179,6 +199,7 @@ impl Sessions {
     fn insert(&mut self, client_id: u64, session: Session) {
         self.by_use.insert(session.last_used, client_id);
         self.answers += session.answers.len();
+        self.answers_bytes += session.answers_bytes;
         self.hash = self.hash.wrapping_add(session.hash(client_id));
         Arc::make_mut(&mut self.by_client).insert(client_id, Arc::new(session));
     }
@@ -187,6 +208,7 @@ impl Sessions {
         let Some((_, client_id)) = self.by_use.pop_first() else { return };
         let Some(session) = Arc::make_mut(&mut self.by_client).remove(&client_id) else { return };
         self.answers -= session.answers.len();
+        self.answers_bytes -= session.answers_bytes;
         self.hash = self.hash.wrapping_sub(session.hash(client_id));
     }
 
@@ -203,6 +225,11 @@ impl Sessions {
 }
 
 impl Session {
+    fn new(last_used: u64, first_unanswered: u64) -> Self {
+        let answers = BTreeMap::new();
+        Self { last_used, first_unanswered, answers, answers_hash: 0, answers_bytes: 0 }
+    }
+
     /// The session as a snapshot has it.
     pub(super) fn export(&self, client_id: u64) -> internal::Session {
         let answers = self.answers.iter();
@@ -223,10 +250,21 @@ impl Session {
         {
             let (sequence, outcome) = oldest.remove_entry();
             self.answers_hash = self.answers_hash.wrapping_sub(hash::answer(client_id, sequence, &outcome));
+            self.answers_bytes -= held_bytes(&outcome);
         }
     }
 
     fn hash(&self, client_id: u64) -> u128 {
         hash::session(client_id, self.last_used, self.first_unanswered).wrapping_add(self.answers_hash)
+    }
+}
+
+/// Bytes that an outcome holds beyond itself: pairs that a write returned.
+fn held_bytes(outcome: &Outcome) -> usize {
+    match &outcome.result {
+        Some(OutcomeResult::Set(SetOutcome { previous: Some(previous), .. })) => previous.encoded_len(),
+        Some(OutcomeResult::Delete(DeleteOutcome { previous: Some(previous), .. })) => previous.encoded_len(),
+        Some(OutcomeResult::Txn(txn)) => txn.encoded_len(),
+        _ => 0,
     }
 }

@@ -7,8 +7,10 @@ use std::mem;
 use bytes::Bytes;
 use mokv_proto::internal::{OpenSessionOutcome, RecordStartOutcome};
 
+use super::hash::Counters;
 use super::hash::StateHash;
 use super::load::Loaded;
+use super::log_time::LogTime;
 use super::pairs::Pairs;
 use super::sessions::{Admission, Sessions};
 use super::starts::MemberStarts;
@@ -17,12 +19,17 @@ use super::{Position, Progress};
 use crate::command::{Op, Outcome, OutcomeResult, RequestId};
 use crate::mutants::mutant;
 
+/// No number is skipped to beyond this: more are left than will ever be used, also by programs whose integers have a sign.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// The replicated state, and the pins on it.
 pub(super) struct State {
     pub(super) pairs: Pairs,
     pub(super) sessions: Sessions,
     pub(super) starts: MemberStarts,
     pub(super) membership: Bytes,
+    /// The highest that a batch carried.
+    pub(super) log_time: LogTime,
     pub(super) settled: Settled,
     /// Which `pairs` these are: a snapshot that is installed begins the next generation.
     pub(super) generation: u64,
@@ -36,22 +43,33 @@ pub(super) struct Settled {
     pub(super) progress: Progress,
     pub(super) keys: usize,
     pub(super) sessions: usize,
+    pub(super) leases: usize,
+    pub(super) log_time: LogTime,
     pub(super) hash: StateHash,
 }
 
 impl Settled {
-    pub(super) fn new(applied: Option<Position>, pairs: &Pairs, sessions: &Sessions, starts: &MemberStarts) -> Self {
+    pub(super) fn new(
+        applied: Option<Position>,
+        pairs: &Pairs,
+        sessions: &Sessions,
+        starts: &MemberStarts,
+        log_time: LogTime,
+    ) -> Self {
+        let sum = pairs.hash().wrapping_add(sessions.hash()).wrapping_add(starts.hash());
+        let counters = Counters {
+            revision: pairs.revision(),
+            next_client_id: sessions.next_client_id(),
+            log_time,
+            next_lease_id: pairs.leases.next_id(),
+        };
         Self {
             progress: Progress { applied, revision: pairs.revision() },
             keys: pairs.len(),
             sessions: sessions.len(),
-            hash: StateHash::of(
-                pairs.hash(),
-                sessions.hash(),
-                starts.hash(),
-                pairs.revision(),
-                sessions.next_client_id(),
-            ),
+            leases: pairs.leases.len(),
+            log_time,
+            hash: StateHash::of(sum.wrapping_add(pairs.leases.hash()), &counters),
         }
     }
 }
@@ -62,16 +80,18 @@ pub(super) type Garbage = (Option<Pairs>, Option<Superseded>);
 impl State {
     pub(super) fn new() -> Self {
         let (pairs, sessions, starts) = (Pairs::default(), Sessions::new(1), MemberStarts::default());
-        let settled = Settled::new(None, &pairs, &sessions, &starts);
-        Self { pairs, sessions, starts, membership: Bytes::new(), settled, generation: 0, retired: BTreeMap::new() }
+        let log_time = LogTime::default();
+        let settled = Settled::new(None, &pairs, &sessions, &starts, log_time);
+        let (membership, retired) = (Bytes::new(), BTreeMap::new());
+        Self { pairs, sessions, starts, membership, log_time, settled, generation: 0, retired }
     }
 
-    /// Executes one command. Total: whatever the command says, all nodes come to the same outcome.
-    pub(super) fn execute(&mut self, id: Option<&RequestId>, op: &Op) -> Outcome {
-        let Some(id) = id else { return self.perform(op) };
+    /// Executes one command of an entry of this term. Total: whatever the command says, all nodes come to the same outcome.
+    pub(super) fn execute(&mut self, id: Option<&RequestId>, op: &Op, term: u64) -> Outcome {
+        let Some(id) = id else { return self.perform(op, term) };
         match self.sessions.admit(id) {
             Admission::New => {
-                let outcome = self.perform(op);
+                let outcome = self.perform(op, term);
                 if !mutant!(SessionForgets) {
                     self.sessions.remember(id, outcome.clone());
                 }
@@ -82,24 +102,48 @@ impl State {
         }
     }
 
-    fn perform(&mut self, op: &Op) -> Outcome {
+    fn perform(&mut self, op: &Op, term: u64) -> Outcome {
+        let (pairs, now) = (&mut self.pairs, self.log_time);
         let result = match op {
-            Op::Set(set) => OutcomeResult::Set(self.pairs.set(&set.key, &set.value)),
-            Op::Delete(delete) => OutcomeResult::Delete(self.pairs.delete(&delete.key)),
-            Op::OpenSession(_) => OutcomeResult::OpenSession(OpenSessionOutcome { client_id: self.sessions.open() }),
+            Op::Set(set) => pairs.set(set, now).map(OutcomeResult::Set),
+            Op::Delete(delete) => Ok(OutcomeResult::Delete(pairs.delete(delete))),
+            Op::DeleteRange(range) => Ok(OutcomeResult::DeleteRange(pairs.delete_range(range))),
+            Op::Increment(increment) => pairs.increment(increment, now).map(OutcomeResult::Increment),
+            Op::Txn(txn) => pairs.txn(txn, now).map(OutcomeResult::Txn),
+            Op::GrantLease(grant) => pairs.grant_lease(grant, now).map(OutcomeResult::GrantLease),
+            Op::RevokeLease(revoke) => pairs.revoke_lease(revoke.lease_id).map(OutcomeResult::RevokeLease),
+            Op::ExpireKeys(_) => Ok(OutcomeResult::Expire(pairs.expire_keys(now))),
+            // Decided by a leader that was deposed since, even if it leads again.
+            Op::ExpireLeases(expire) if expire.term != term => Ok(OutcomeResult::Expire(pairs.expire_leases(&[], now))),
+            Op::ExpireLeases(expire) => Ok(OutcomeResult::Expire(pairs.expire_leases(&expire.lease_ids, now))),
+            Op::OpenSession(_) => {
+                Ok(OutcomeResult::OpenSession(OpenSessionOutcome { client_id: self.sessions.open() }))
+            }
             Op::RecordStart(record) => {
                 self.starts.record(record);
-                OutcomeResult::RecordStart(RecordStartOutcome {})
+                Ok(OutcomeResult::RecordStart(RecordStartOutcome {}))
             }
-            _ => OutcomeResult::Rejected(0),
         };
-        Outcome { result: Some(result) }
+        Outcome { result: Some(result.unwrap_or_else(|reason| OutcomeResult::Rejected(reason.into()))) }
     }
 
     /// Ends an entry.
     pub(super) fn settle(&mut self, at: Position) {
         debug_assert!(self.settled.progress.applied < Some(at), "entries are applied in order, each once");
-        self.settled = Settled::new(Some(at), &self.pairs, &self.sessions, &self.starts);
+        self.settled = Settled::new(Some(at), &self.pairs, &self.sessions, &self.starts, self.log_time);
+    }
+
+    /// See [`Store::skip`](super::Store::skip).
+    pub(super) fn skip(&mut self, revisions: u64, ids: u64) -> bool {
+        let enough = |next: u64, skipped: u64| next.checked_add(skipped).is_some_and(|next| next <= NUMBER_MAX);
+        if !enough(self.pairs.revision(), revisions) || !enough(self.sessions.next_client_id(), ids) {
+            return false;
+        }
+        self.pairs.skip_revisions(revisions);
+        self.sessions.skip_ids(ids);
+        let applied = self.settled.progress.applied;
+        self.settled = Settled::new(applied, &self.pairs, &self.sessions, &self.starts, self.log_time);
+        true
     }
 
     /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
@@ -112,7 +156,8 @@ impl State {
         }
         self.membership = loaded.membership;
         self.starts = loaded.starts;
-        self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions, &self.starts);
+        self.log_time = loaded.log_time;
+        self.settled = Settled::new(Some(loaded.applied), &self.pairs, &self.sessions, &self.starts, self.log_time);
         let generation = self.generation;
         self.generation += 1;
         if old.pins() == 0 {

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole: rule by rule, against a model, and with threads.
 
+mod data_model;
 mod history;
 mod model;
 mod rules;
@@ -12,23 +13,25 @@ use mokv_proto::internal;
 /// A store with its own log.
 struct Log {
     store: Store,
+    term: u64,
     index: u64,
+    log_time: LogTime,
 }
 
 impl Log {
     fn new() -> Self {
-        Self { store: Store::new(), index: 0 }
+        Self { store: Store::new(), term: 1, index: 0, log_time: LogTime::default() }
     }
 
     fn next(&mut self) -> Position {
         self.index += 1;
-        Position { term: 1, index: self.index }
+        Position { term: self.term, index: self.index }
     }
 
     /// Applies an entry.
     fn apply(&mut self, commands: &[Command]) -> Vec<Outcome> {
         let at = self.next();
-        self.store.apply(at, commands).expect("known commands")
+        self.store.apply(at, self.log_time, commands).expect("known commands")
     }
 
     /// Applies an entry of one command.

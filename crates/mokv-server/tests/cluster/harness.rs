@@ -274,6 +274,7 @@ pub(crate) fn options(name: &str, data_dir: PathBuf, addr: SocketAddr) -> NodeOp
         memory_quota: None,
         snapshot_log_bytes: 64 << 20,
         history_bytes: 64 << 20,
+        lease_reads: false,
     }
 }
 

@@ -1,10 +1,14 @@
 //! The services over the wire: a real client on a loopback connection.
 
+mod agreement;
 mod cluster;
 mod http;
 mod kv;
+mod lease;
 mod list;
+mod pipeline;
 mod server;
+mod txn;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -84,6 +88,7 @@ impl Setup {
             memory_quota: self.memory_quota,
             snapshot_log_bytes: 64 << 20,
             history_bytes: self.history_bytes,
+            lease_reads: false,
         };
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {

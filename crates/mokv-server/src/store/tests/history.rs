@@ -9,6 +9,7 @@ use proptest::sample::Index;
 use super::*;
 use crate::store::history::History;
 use crate::store::key::Key;
+use crate::store::record::Meta;
 
 type Map = BTreeMap<Bytes, Record>;
 
@@ -20,7 +21,7 @@ struct Run {
 
 impl Run {
     fn new(history_bytes: u64) -> Self {
-        Self { log: Log { store: Store::with_history(history_bytes), index: 0 }, revisions: vec![Map::new()] }
+        Self { log: Log { store: Store::with_history(history_bytes), ..Log::new() }, revisions: vec![Map::new()] }
     }
 
     fn now(&self) -> u64 {
@@ -271,7 +272,7 @@ proptest! {
         let mut list = Vec::new();
         for (revision, keys) in (1..).zip(&revisions) {
             for key in keys {
-                let old = Stored::new(key, b"value", 1, 1, 1);
+                let old = Stored::new(key, b"value", Meta { create_revision: 1, mod_revision: 1, version: 1, ..Meta::default() });
                 history.record(revision, &Key::new(key), None, Some(&old));
                 list.push((revision, key.clone()));
             }
@@ -306,7 +307,7 @@ proptest! {
 
 #[test]
 fn a_history_forgets_no_more_than_it_has_to() {
-    let mut log = Log { store: Store::with_history(100_000), index: 0 };
+    let mut log = Log { store: Store::with_history(100_000), ..Log::new() };
     for n in 0..10_000 {
         log.one(command::set(format!("key-{}", n % 10), "value"));
         let HistoryStats { bytes, oldest } = log.store.history();
@@ -321,7 +322,7 @@ fn a_history_forgets_no_more_than_it_has_to() {
 
 #[test]
 fn a_change_larger_than_the_history_is_forgotten_whole() {
-    let mut log = Log { store: Store::with_history(1000), index: 0 };
+    let mut log = Log { store: Store::with_history(1000), ..Log::new() };
     log.one(command::set("a", vec![0; 2000]));
     log.one(command::set("b", "1"));
     assert_eq!(log.store.history().oldest, 0, "what is present is no past");
@@ -334,7 +335,7 @@ fn a_change_larger_than_the_history_is_forgotten_whole() {
 
 #[test]
 fn a_view_outlives_what_it_undoes() {
-    let mut log = Log { store: Store::with_history(2000), index: 0 };
+    let mut log = Log { store: Store::with_history(2000), ..Log::new() };
     for n in 0..10 {
         log.one(command::set(format!("key-{n}"), "old"));
     }

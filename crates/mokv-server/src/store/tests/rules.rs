@@ -4,7 +4,7 @@ use super::*;
 use internal::{DeleteOutcome, OpenSessionOutcome, SetOutcome};
 
 fn set_outcome(revision: u64, create_revision: u64, version: u64) -> OutcomeResult {
-    OutcomeResult::Set(SetOutcome { revision, create_revision, version, ..Default::default() })
+    OutcomeResult::Set(SetOutcome { revision, create_revision, version, mod_revision: revision, ..Default::default() })
 }
 
 fn delete_outcome(existed: bool, revision: u64) -> OutcomeResult {
@@ -29,7 +29,7 @@ fn revisions_are_those_of_etcd() {
     assert_eq!(log.one(command::delete("a")), delete_outcome(false, 4));
     assert_eq!(log.one(command::set("a", "2")), set_outcome(5, 5, 1));
 
-    let record = Record { value: "2".into(), create_revision: 5, mod_revision: 5, version: 1 };
+    let record = Record { value: "2".into(), create_revision: 5, mod_revision: 5, version: 1, ..Record::default() };
     assert_eq!(log.store.get(b"a"), Lookup { revision: 5, record: Some(record) });
     assert_eq!(log.store.get(b"c"), Lookup { revision: 5, record: None });
 }
@@ -58,7 +58,7 @@ fn an_unknown_command_stops_the_entry_before_it_has_an_effect() {
     let mut log = Log::new();
     let at = log.next();
     let unknown = Command { id: None, op: None };
-    let refused = log.store.apply(at, &[command::set("a", "1"), unknown]);
+    let refused = log.store.apply(at, LogTime::default(), &[command::set("a", "1"), unknown]);
     assert_eq!(refused, Err(ApplyError::UnknownCommand { at, number: 1 }));
     assert_eq!(log.store.stats(), Store::new().stats());
 }
@@ -268,9 +268,9 @@ fn a_loaded_store_is_the_one_that_was_saved() {
     // It goes on as the original does.
     let more = [write, command::open_session(), command::delete("key")];
     let at = log.next();
-    let outcomes = log.store.apply(at, &more).expect("known");
+    let outcomes = log.store.apply(at, LogTime::default(), &more).expect("known");
     assert_eq!(outcomes[0].result, Some(outcome));
-    assert_eq!(copy.apply(at, &more).expect("known"), outcomes);
+    assert_eq!(copy.apply(at, LogTime::default(), &more).expect("known"), outcomes);
     assert_eq!(copy.stats(), log.store.stats());
 }
 
