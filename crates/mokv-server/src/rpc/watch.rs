@@ -12,7 +12,7 @@ use mokv_proto::api::{self, GetResponse, WatchEvent, WatchRequest, WatchResponse
 use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status};
 
-use super::{deadline, status};
+use super::{convert, deadline, status};
 use crate::node::{Limits, Node};
 use crate::store::{Change, Changes, ChunkLimit, Compacted, KeyRange, Pair, Record, ViewError};
 use crate::watch::{WatchError, Watcher};
@@ -262,65 +262,4 @@ fn failed(error: WatchError) -> Status {
 /// The changes after `oldest` are there, so the first revision with which a watch can begin is the next one.
 fn compacted(error: Compacted) -> Status {
     status::compacted(error.oldest + 1)
-}
-
-mod convert {
-    use super::*;
-    use crate::node::{Consistency, Freshness};
-    use crate::store::LogTime;
-
-    fn size(field: &'static str, bytes: usize, bytes_max: usize) -> Result<(), Status> {
-        match bytes <= bytes_max {
-            true => Ok(()),
-            false => Err(status::invalid(field, format!("{bytes} bytes are too long: at most {bytes_max}"))),
-        }
-    }
-
-    pub(super) fn check_key(key: &str, limits: &Limits) -> Result<(), Status> {
-        size("key", key.len(), limits.key_bytes_max)
-    }
-
-    pub(super) fn range(prefix: String, start: String, end: String, limits: &Limits) -> Result<KeyRange, Status> {
-        for (field, bound) in [("prefix", &prefix), ("start", &start), ("end", &end)] {
-            size(field, bound.len(), limits.key_bytes_max + 1)?;
-        }
-        if !end.is_empty() && start > end {
-            return Err(status::invalid("end", "it is before the start"));
-        }
-        let range = KeyRange::prefix(prefix).starting_at(start);
-        Ok(if end.is_empty() { range } else { range.ending_before(end) })
-    }
-
-    pub(super) fn freshness(consistency: i32, min_revision: u64, _: u64) -> Result<Freshness, Status> {
-        let consistency = match api::Consistency::try_from(consistency) {
-            Ok(api::Consistency::Linearizable) => Consistency::Linearizable,
-            Ok(api::Consistency::Lease) => Consistency::Lease,
-            Ok(api::Consistency::Local) => Consistency::Local,
-            Err(_) => {
-                return Err(status::invalid("consistency", format!("{consistency} is none that this node knows")));
-            }
-        };
-        Ok(Freshness { consistency, min_revision, max_staleness: None })
-    }
-
-    pub(super) fn answer(
-        key: String,
-        record: Record,
-        revision: u64,
-        _: &impl Fn(LogTime) -> Duration,
-    ) -> api::GetResponse {
-        api::GetResponse {
-            key,
-            value: record.value,
-            revision,
-            create_revision: record.create_revision,
-            mod_revision: record.mod_revision,
-            version: record.version,
-            ..GetResponse::default()
-        }
-    }
-
-    pub(super) fn text(key: bytes::Bytes) -> Result<String, Status> {
-        String::from_utf8(key.into()).map_err(|_| status::internal("a key that is not UTF-8"))
-    }
 }

@@ -1,12 +1,17 @@
 //! Watches: what they tell, when they end, what they cost.
 
+// What was measured, and between a test and its server.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::api::{self, WatchRequest, WatchResponse, watch_event::Kind};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -229,6 +234,51 @@ async fn between_a_list_and_its_changes_nothing_is_lost() {
     assert_eq!(server.node.store().stats().pins, 0);
 }
 
+/// Many changes of one write come together, or say that they don't.
+#[tokio::test]
+async fn a_revision_is_whole_unless_it_says_otherwise() {
+    const KEYS: usize = 2500;
+    let server = Running::start(Setup::default()).await;
+    let mut kv = server.kv().await;
+    let (_, mut stream) = begun(&mut kv, watch("")).await;
+    let sets = |keys: std::ops::Range<usize>| api::TxnRequest {
+        then: keys.map(|n| api::TxnOp { op: Some(api::txn_op::Op::Set(set(&format!("k/{n:05}"), "v"))) }).collect(),
+        ..Default::default()
+    };
+    for (revision, first) in (1..).zip((0..KEYS).step_by(100)) {
+        kv.txn(sets(first..first + 100)).await.expect("txn");
+        let whole = answer(&mut stream).await;
+        assert_eq!((whole.revision, whole.events.len(), whole.more), (revision, 100, false));
+        let keys = whole.events.into_iter().map(|event| event.pair.expect("a pair").key);
+        assert!(keys.eq((first..first + 100).map(|n| format!("k/{n:05}"))), "in their order");
+    }
+    let deletion = KEYS as u64 / 100 + 1;
+    let (_, mut others) =
+        begun(&mut kv, WatchRequest { start: "k/00900".into(), end: "k/01100".into(), ..watch("") }).await;
+    let range = api::DeleteRangeRequest { prefix: "k/".into(), ..Default::default() };
+    kv.delete_range(range).await.expect("delete");
+    let mut deleted = 0;
+    loop {
+        let part = answer(&mut stream).await;
+        assert_eq!(part.revision, deletion);
+        assert!(part.events.iter().all(|event| event.kind() == Kind::Delete));
+        deleted += part.events.len();
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(deleted, KEYS);
+
+    // Its part of the revision ends long before the revision does.
+    let parts = [answer(&mut others).await, answer(&mut others).await, answer(&mut others).await];
+    let told: Vec<_> = parts.iter().map(|part| (part.revision, part.events.len(), part.more)).collect();
+    assert_eq!(told, [(deletion, 100, true), (deletion, 100, true), (deletion, 0, false)]);
+    kv.set(set("k/01000", "after")).await.expect("set");
+    for stream in [&mut stream, &mut others] {
+        assert_eq!(events(stream).await, [put("k/01000", deletion + 1, "after")]);
+    }
+}
+
 #[tokio::test]
 async fn a_list_of_nothing_is_a_list() {
     let server = Running::start(Setup::default()).await;
@@ -409,45 +459,69 @@ async fn a_thousand_watchers_see_each_revision_once() {
     assert_eq!(server.node.status().watches.events, 1000 * WRITES);
 }
 
-/// The test runs in a process of its own: its memory and its processor time are what is measured.
-#[test]
-fn ten_thousand_idle_watches_cost_little() {
-    let test = "rpc::tests::watch::measure_ten_thousand_idle_watches";
-    let this = std::env::current_exe().expect("this program");
-    let output = Command::new(this).args(["--exact", test, "--ignored", "--nocapture"]).output().expect("run");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[expect(clippy::print_stderr, reason = "what was measured")]
+/// What the server's side costs, measured in a process of its own.
 #[tokio::test]
-#[ignore = "run by ten_thousand_idle_watches_cost_little"]
-async fn measure_ten_thousand_idle_watches() {
+async fn ten_thousand_idle_watches_cost_little() {
     const IDLE: Duration = Duration::from_secs(3);
-    let server = Running::start(Setup::default()).await;
+    let this = std::env::current_exe().expect("this program");
+    let mut server = Command::new(this)
+        .args(["--exact", "rpc::tests::watch::serve_idle_watches", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start");
+    let mut ask = server.stdin.take().expect("piped");
+    let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
+    let mut said = async |what: &str| loop {
+        let line = lines.next_line().await.expect("read").expect("it runs");
+        if let Some(value) = line.strip_prefix(what) {
+            return value.trim().to_owned();
+        }
+    };
+    let address = said("address").await;
+    let mut usage = async || {
+        ask.write_all(b"\n").await.expect("it runs");
+        let answer = said("usage").await;
+        let (bytes, seconds) = answer.split_once(' ').expect("two numbers");
+        (bytes.parse::<u64>().expect("bytes"), seconds.parse::<f64>().expect("seconds"))
+    };
+
+    let connect = async || KvClient::connect(format!("http://{address}")).await.expect("connect");
+    begun(&mut connect().await, watch("")).await;
+    let (bytes_before, _) = usage().await;
     let mut keeps = Vec::new();
-    let before = ProcessStats::read();
     for connection in 0..10 {
-        let mut kv = server.kv().await;
+        let mut kv = connect().await;
         for n in 0..1000 {
             keeps.push(begun(&mut kv, watch(&format!("{connection}/{n}/"))).await.1);
         }
     }
-    assert_eq!(server.node.status().watches.watchers, 10_000);
-    let opened = ProcessStats::read();
+    let (bytes, seconds_before) = usage().await;
     let began = Instant::now();
     tokio::time::sleep(IDLE).await;
-    let idle = ProcessStats::read();
-    let bytes = opened.resident_bytes.expect("linux") - before.resident_bytes.expect("linux");
-    let cpu = (idle.cpu_seconds.expect("linux") - opened.cpu_seconds.expect("linux")) / began.elapsed().as_secs_f64();
-    let mut kv = server.kv().await;
+    let (_, seconds) = usage().await;
+    let (bytes, cpu) = (bytes - bytes_before, (seconds - seconds_before) / began.elapsed().as_secs_f64());
+    let report = format!("10,000 idle watches: {bytes} bytes, {:.1} % of a core", cpu * 100.0);
+    assert!(bytes < 100_000_000 && cpu < 0.05, "{report}");
+
+    let mut kv = connect().await;
     kv.set(set("7/77/k", "v")).await.expect("set");
     assert_eq!(events(&mut keeps[7077]).await, [put("7/77/k", 1, "v")]);
-    // Both sides of each watch are in this process.
-    let report = format!("10,000 watches: {bytes} bytes with both ends, {:.1} % of a core", cpu * 100.0);
-    assert!(bytes < 100_000_000, "{report}");
-    assert!(cpu < 0.05, "{report}");
     eprintln!("{report}");
+}
+
+/// Says where it listens, then what it uses for each line that it reads.
+#[tokio::test]
+#[ignore = "the server of ten_thousand_idle_watches_cost_little"]
+async fn serve_idle_watches() {
+    let server = Running::start(Setup::default()).await;
+    println!("\naddress {}", server.address);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while lines.next_line().await.expect("read").is_some() {
+        let stats = ProcessStats::read();
+        println!("usage {} {}", stats.resident_bytes.expect("linux"), stats.cpu_seconds.expect("linux"));
+    }
 }
 
 #[tokio::test]
