@@ -21,6 +21,13 @@ use crate::metrics::ProcessStats;
 
 type Stream = Streaming<WatchResponse>;
 
+/// What takes so long on a busy machine will not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<F: Future>(what: F) -> F::Output {
+    timeout(PATIENCE, what).await.expect("it comes")
+}
+
 fn watch(prefix: &str) -> WatchRequest {
     WatchRequest { prefix: prefix.into(), ..WatchRequest::default() }
 }
@@ -30,7 +37,7 @@ async fn begin(kv: &mut KvClient<Channel>, request: WatchRequest) -> Stream {
 }
 
 async fn answer(stream: &mut Stream) -> WatchResponse {
-    stream.message().await.expect("answer").expect("no end")
+    soon(stream.message()).await.expect("answer").expect("no end")
 }
 
 /// Begins a watch and takes the first answer, which has nothing but a revision.
@@ -72,7 +79,7 @@ fn gone(key: &str, revision: u64) -> (Kind, String, u64, String) {
 /// How a watch ends.
 async fn end(mut stream: Stream) -> Status {
     loop {
-        match stream.message().await {
+        match soon(stream.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("a watch has no end of its own"),
             Err(status) => return status,
@@ -201,13 +208,14 @@ async fn a_watch_begins_as_fresh_as_asked() {
     begun(&mut kv, WatchRequest { consistency: api::Consistency::Local.into(), ..watch("") }).await;
 }
 
-/// The list takes several answers, and what it shows changes meanwhile.
+/// The list is more than fits on its way, and what it shows changes meanwhile.
 #[tokio::test]
 async fn between_a_list_and_its_changes_nothing_is_lost() {
+    const LONG: usize = 80_000;
     let server = Running::start(Setup::default()).await;
     let mut kv = server.kv().await;
     for n in 0..100 {
-        kv.set(set(&format!("k/{n:02}"), "v".repeat(20_000))).await.expect("set");
+        kv.set(set(&format!("k/{n:02}"), "v".repeat(LONG))).await.expect("set");
     }
     kv.set(set("other", "v")).await.expect("set");
 
@@ -225,7 +233,7 @@ async fn between_a_list_and_its_changes_nothing_is_lost() {
     let listed: Vec<_> = answers.into_iter().flat_map(|answer| answer.pairs).collect();
     assert_eq!(listed.len(), 100);
     for (n, pair) in (0..).zip(&listed) {
-        assert_eq!((pair.key.clone(), pair.mod_revision, pair.value.len()), (format!("k/{n:02}"), n + 1, 20_000));
+        assert_eq!((pair.key.clone(), pair.mod_revision, pair.value.len()), (format!("k/{n:02}"), n + 1, LONG));
     }
 
     let events = events_until(&mut stream, 201).await;
@@ -339,22 +347,27 @@ async fn progress_is_told_while_nothing_happens() {
     let (revision, mut stream) = begun(&mut kv, request).await;
     assert_eq!(revision, 0);
     server.fill([("b", "1"), ("b", "2")]).await;
-    loop {
-        let progress = answer(&mut stream).await;
-        assert_eq!(progress, WatchResponse { revision: progress.revision, ..WatchResponse::default() });
-        assert!(progress.revision <= 2);
-        if progress.revision == 2 {
-            break;
-        }
-    }
-    kv.set(set("a/k", "3")).await.expect("set");
-    let events = loop {
-        let events = events(&mut stream).await;
-        if !events.is_empty() {
-            break events;
+    let caught_up = async {
+        loop {
+            let progress = answer(&mut stream).await;
+            assert_eq!(progress, WatchResponse { revision: progress.revision, ..WatchResponse::default() });
+            assert!(progress.revision <= 2);
+            if progress.revision == 2 {
+                break;
+            }
         }
     };
-    assert_eq!(events, [put("a/k", 3, "3")]);
+    soon(caught_up).await;
+    kv.set(set("a/k", "3")).await.expect("set");
+    let first = async {
+        loop {
+            let events = events(&mut stream).await;
+            if !events.is_empty() {
+                break events;
+            }
+        }
+    };
+    assert_eq!(soon(first).await, [put("a/k", 3, "3")]);
     assert_eq!(answer(&mut stream).await, WatchResponse { revision: 3, ..WatchResponse::default() });
 
     let (_, mut silent) = begun(&mut kv, watch("a/")).await;
@@ -374,9 +387,12 @@ async fn a_watch_ends_with_its_callers_deadline() {
 }
 
 async fn no_watchers(server: &Running) {
-    while server.node.status().watches.watchers > 0 {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while server.node.status().watches.watchers > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(gone).await;
 }
 
 #[tokio::test]
@@ -402,7 +418,7 @@ async fn a_node_that_stops_ends_its_watches() {
     let (code, reason, details) = reason::<()>(Err(end(stream).await));
     assert_eq!((code, reason.as_str()), (Code::Unavailable, "UNAVAILABLE"));
     assert!(details.retry_info().is_some());
-    served.await.expect("served").expect("stopped though there were watches");
+    soon(served).await.expect("served").expect("stopped though there were watches");
     node.shutdown().await;
 }
 
@@ -412,7 +428,7 @@ async fn a_node_that_is_killed_ends_its_watches() {
     let watches = server.node.watches().clone();
     let mut watcher = watches.watch(crate::store::KeyRange::all(), 0).expect("watch");
     server.node.tasks().abort();
-    let ended = watcher.changes().await;
+    let ended = soon(watcher.changes()).await;
     assert_eq!(ended, Err(crate::watch::WatchError::Stopping));
 }
 
@@ -474,7 +490,7 @@ async fn ten_thousand_idle_watches_cost_little() {
     let mut ask = server.stdin.take().expect("piped");
     let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
     let mut said = async |what: &str| loop {
-        let line = lines.next_line().await.expect("read").expect("it runs");
+        let line = soon(lines.next_line()).await.expect("read").expect("it runs");
         if let Some(value) = line.strip_prefix(what) {
             return value.trim().to_owned();
         }

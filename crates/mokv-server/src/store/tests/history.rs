@@ -296,6 +296,7 @@ proptest! {
             let chunk: Changes = history.changes(from, &KeyRange::all(), limit, now).expect("remembered").into();
             prop_assert!(!chunk.next.is_within() || chunk.next.revision() == from.revision());
             came.extend(chunk.changes.into_iter().map(|change| (change.revision, change.key)));
+            prop_assert!(chunk.next != from || chunk.is_end, "there is a way on");
             from = chunk.next;
             let up_to = from.revision();
             if !from.is_within() {
