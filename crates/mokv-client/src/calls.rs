@@ -116,7 +116,11 @@ impl Attempt {
                     understood(&operation, answered)
                 }
                 Err(Failed::NotOpened(status)) => Err(Failure::from_status(&status)),
-                Err(Failed::Lost(status)) => Err(Failure::Lost(describe(&status))),
+                Err(Failed::Lost(status)) => Err(match Failure::from_status(&status) {
+                    // A node that stops says so after it has answered what it took.
+                    unfit @ Failure::Unfit(_) => unfit,
+                    _ => Failure::Lost(describe(&status)),
+                }),
                 // It has too much to do to take more.
                 Err(Failed::LateUnsent) if heard.is_since(began) => {
                     Err(Failure::Unavailable("not sent in time".into()))

@@ -2,7 +2,7 @@
 //! `google.rpc.ErrorInfo` where mökv gave one, by its code and origin where something in between did.
 
 use std::error::Error as StdError;
-use std::iter;
+use std::{io, iter};
 
 use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
@@ -125,7 +125,9 @@ impl Failure {
         };
         match info.reason.as_str() {
             "NO_LEADER" | "UNAVAILABLE" | "READ_TIMEOUT" => Self::Unfit(message),
-            "REVISION_NOT_REACHED" | "LIST_TOO_SLOW" | "SAVE_TOO_SLOW" => Self::Unavailable(message),
+            "REVISION_NOT_REACHED" | "LIST_TOO_SLOW" | "SAVE_TOO_SLOW" | "TOO_MANY_WATCHES" => {
+                Self::Unavailable(message)
+            }
             "OUTCOME_UNKNOWN" => Self::Unknown(message),
             "SESSION_EXPIRED" => Self::NoSession(message),
             "SESSION_FULL" => Self::SessionFull(message),
@@ -145,7 +147,7 @@ impl Failure {
 
     /// Without a reason of mökv's: the transport, a proxy, or another kind of server.
     fn from_code(status: &Status) -> Self {
-        if causes(status).any(|error| error.is::<ConnectError>()) {
+        if is_of_connecting(status) {
             return Self::Unreachable(format!("can't connect: {}", describe(status)));
         }
         let message = status.message().to_owned();
@@ -162,6 +164,15 @@ impl Failure {
             code => Self::Final(Error::Unexpected { code, message }),
         }
     }
+}
+
+/// Whether there was no connection: nothing was sent.
+fn is_of_connecting(status: &Status) -> bool {
+    // What limits the time for connecting stands above what connects, directly below the transport. A time limit of the
+    // connection itself, once there is one, stands below the HTTP library's error.
+    let limit = causes(status).nth(1).and_then(|error| error.downcast_ref::<io::Error>());
+    limit.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || causes(status).any(|error| error.is::<ConnectError>())
 }
 
 /// Why a connection or stream broke, in words: the deepest cause says most.
@@ -196,6 +207,7 @@ mod tests {
             (Code::Unavailable, "REVISION_NOT_REACHED", Failure::Unavailable(text())),
             (Code::Aborted, "LIST_TOO_SLOW", Failure::Unavailable(text())),
             (Code::Aborted, "SAVE_TOO_SLOW", Failure::Unavailable(text())),
+            (Code::ResourceExhausted, "TOO_MANY_WATCHES", Failure::Unavailable(text())),
             (Code::Unavailable, "OUTCOME_UNKNOWN", Failure::Unknown(text())),
             (Code::Aborted, "SESSION_EXPIRED", Failure::NoSession(text())),
             (Code::ResourceExhausted, "SESSION_FULL", Failure::SessionFull(text())),

@@ -208,13 +208,15 @@ struct Held {
     client: Client,
     id: u64,
     ttl: Duration,
+    /// See [`Kept::tenure`].
+    tenure: u64,
     life: watch::Receiver<Life>,
 }
 
 impl Lease {
     fn new(client: &Client, id: u64, ttl: Duration, certain_until: Instant) -> Self {
-        let life = client.keeper.add(client, id, ttl, certain_until);
-        Self(Arc::new(Held { client: client.clone(), id, ttl, life }))
+        let (tenure, life) = client.keeper.add(client, id, ttl, certain_until);
+        Self(Arc::new(Held { client: client.clone(), id, ttl, tenure, life }))
     }
 
     /// What keys name it by.
@@ -264,7 +266,7 @@ impl Lease {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.client.keeper.release(self.id);
+        self.client.keeper.release(self.id, self.tenure);
     }
 }
 
@@ -309,11 +311,21 @@ impl State {
 }
 
 impl Keeper {
-    fn add(self: &Arc<Self>, client: &Client, id: u64, ttl: Duration, certain_until: Instant) -> watch::Receiver<Life> {
+    fn add(
+        self: &Arc<Self>,
+        client: &Client,
+        id: u64,
+        ttl: Duration,
+        certain_until: Instant,
+    ) -> (u64, watch::Receiver<Life>) {
+        let now = Instant::now();
         let mut state = self.lock();
-        state.schedule.add(id, ttl, certain_until, Instant::now());
-        let now = state.schedule.life(id);
-        let life = state.lives.entry(id).or_insert_with(|| watch::Sender::new(now)).subscribe();
+        // Who was told that it is lost is not told otherwise.
+        state.schedule.lose_overdue(now);
+        state.publish();
+        let tenure = state.schedule.add(id, ttl, certain_until, now);
+        let known = state.schedule.life(id);
+        let life = state.lives.entry(id).or_insert_with(|| watch::Sender::new(known)).subscribe();
         state.publish();
         if !std::mem::replace(&mut state.is_running, true) {
             let (keeper, client) = (Running(Arc::clone(self)), client.clone());
@@ -321,13 +333,13 @@ impl Keeper {
         }
         drop(state);
         self.changed.notify_one();
-        life
+        (tenure, life)
     }
 
     /// One who holds a lease holds it no more.
-    fn release(&self, id: u64) {
+    fn release(&self, id: u64, tenure: u64) {
         let mut state = self.lock();
-        if state.schedule.release(id) {
+        if state.schedule.release(id, tenure) {
             state.lives.remove(&id);
         }
         drop(state);
@@ -451,6 +463,7 @@ enum Ended {
 #[derive(Debug, Default)]
 struct Schedule {
     kept: BTreeMap<u64, Kept>,
+    tenures: u64,
     /// When the question was asked that this stream has not answered, also about leases that are not kept any more.
     asked: BTreeMap<u64, Instant>,
 }
@@ -459,6 +472,8 @@ struct Schedule {
 struct Kept {
     ttl: Duration,
     holders: usize,
+    /// Tells those who hold it from those who held it before it was lost, or ended and granted again.
+    tenure: u64,
     certain_until: Instant,
     /// When to ask next.
     due: Instant,
@@ -475,17 +490,23 @@ impl Kept {
 }
 
 impl Schedule {
-    fn add(&mut self, id: u64, ttl: Duration, certain_until: Instant, now: Instant) {
+    /// One more holds the lease: in which tenure.
+    fn add(&mut self, id: u64, ttl: Duration, certain_until: Instant, now: Instant) -> u64 {
         let certain = certain_until.saturating_duration_since(now);
         let due = now + certain.saturating_sub(ttl - ttl / RENEWALS_PER_TTL);
-        let kept = self.kept.entry(id).or_insert(Kept { ttl, holders: 0, certain_until, due });
+        let tenures = &mut self.tenures;
+        let kept = self.kept.entry(id).or_insert_with(|| {
+            *tenures += 1;
+            Kept { ttl, holders: 0, tenure: *tenures, certain_until, due }
+        });
         kept.holders += 1;
         kept.certain_until = certain_until.max(kept.certain_until);
+        kept.tenure
     }
 
-    /// Whether nobody holds the lease any more.
-    fn release(&mut self, id: u64) -> bool {
-        let Some(kept) = self.kept.get_mut(&id) else { return true };
+    /// One who holds the lease lets it go. Whether it was the last one.
+    fn release(&mut self, id: u64, tenure: u64) -> bool {
+        let Some(kept) = self.kept.get_mut(&id).filter(|kept| kept.tenure == tenure) else { return false };
         kept.holders -= 1;
         let is_free = kept.holders == 0;
         if is_free {
@@ -634,7 +655,7 @@ mod tests {
     fn an_answer_to_a_question_before_the_lease_was_let_go_is_none_to_one_after() {
         let (clock, mut schedule) = one_lease();
         schedule.take_due(clock.at(3));
-        assert!(schedule.release(7));
+        assert!(schedule.release(7, 1));
         schedule.add(7, TTL, clock.at(10), clock.at(4));
         assert_eq!(schedule.take_due(clock.at(8)), [], "one question at a time");
         schedule.answered(7, TTL, clock.at(8));
@@ -645,10 +666,20 @@ mod tests {
     #[test]
     fn a_lease_is_kept_until_the_last_one_lets_go() {
         let (clock, mut schedule) = one_lease();
-        schedule.add(7, TTL, clock.at(8), clock.at(1));
+        assert_eq!(schedule.add(7, TTL, clock.at(8), clock.at(1)), 1);
         assert_eq!(schedule.life(7), Life::Until(clock.at(9)));
-        assert!(!schedule.release(7));
-        assert!(schedule.release(7));
+        assert!(!schedule.release(7, 1));
+        assert!(schedule.release(7, 1));
         assert_eq!(schedule.silence(), None);
+    }
+
+    #[test]
+    fn who_lets_a_lost_lease_go_does_not_end_another_of_that_id() {
+        let (clock, mut schedule) = one_lease();
+        schedule.lose(7);
+        assert_eq!(schedule.add(7, TTL, clock.at(10), clock.at(1)), 2);
+        assert!(!schedule.release(7, 1));
+        assert_eq!(schedule.life(7), Life::Until(clock.at(10)));
+        assert!(schedule.release(7, 2));
     }
 }

@@ -197,3 +197,178 @@ impl Retry {
         Error::OutcomeUnknown(format!("{}; then: {last}", reasons.join("; ")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::{Routes, Want};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A call to nodes `n0`, `n1`, ..., and a clock that is moved by hand.
+    struct Play {
+        retry: Retry,
+        nodes: Vec<NodeRef>,
+        now: Instant,
+    }
+
+    impl Play {
+        fn new(effect: Effect, patience: Patience) -> Self {
+            let now = Instant::now();
+            let mut routes = Routes::new(["n0:1".to_owned(), "n1:1".to_owned()], false);
+            let nodes = (0..2).scan(Vec::new(), |tried, _| {
+                tried.extend(routes.pick(Want::Given, tried, now, 0));
+                tried.last().copied()
+            });
+            let limit = Limit { timeout: TIMEOUT, deadline: now + TIMEOUT };
+            Self { retry: Retry::new(effect, patience, limit), nodes: nodes.collect(), now }
+        }
+
+        fn fail(&mut self, node: usize, failure: Failure) -> Next {
+            self.retry.failed(self.nodes[node], &format!("n{node}"), failure, self.now)
+        }
+
+        fn round(&mut self) -> Next {
+            self.retry.round_ended(self.now, 1.0)
+        }
+
+        /// How long the next attempt may take.
+        fn time(&self) -> Duration {
+            self.retry.until(self.now, false) - self.now
+        }
+    }
+
+    fn unreachable() -> Failure {
+        Failure::Unreachable("refused".into())
+    }
+
+    fn lost() -> Failure {
+        Failure::Lost("broke".into())
+    }
+
+    fn final_one() -> Failure {
+        Failure::Final(Error::DiskFull("full".into()))
+    }
+
+    #[test]
+    fn what_had_no_effect_is_done_elsewhere_whatever_it_is() {
+        for effect in [Effect::Harmless, Effect::Numbered, Effect::Write] {
+            let mut play = Play::new(effect, Patience::UntilDeadline);
+            for failure in [unreachable(), Failure::Unfit("no leader".into()), Failure::Unavailable("busy".into())] {
+                assert_eq!(play.fail(0, failure), Next::Again, "{effect:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_have_had_an_effect_is_done_again_if_that_is_safe() {
+        let unknown = || [lost(), Failure::Late("late".into()), Failure::Unknown("deposed".into())];
+        for failure in unknown() {
+            for effect in [Effect::Harmless, Effect::Numbered] {
+                assert_eq!(Play::new(effect, Patience::UntilDeadline).fail(0, failure.clone()), Next::Again);
+            }
+            let next = Play::new(Effect::Write, Patience::UntilDeadline).fail(0, failure);
+            assert!(matches!(next, Next::GiveUp(Error::OutcomeUnknown(_))), "{next:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_failed_midway_has_perhaps_written() {
+        let fault = || Failure::Fault { code: tonic::Code::Internal, message: "a bug".into() };
+        let mut read = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        assert!(matches!(read.fail(0, fault()), Next::GiveUp(Error::Unexpected { .. })));
+        assert_eq!(Play::new(Effect::Numbered, Patience::UntilDeadline).fail(0, fault()), Next::Again);
+        let next = Play::new(Effect::Write, Patience::UntilDeadline).fail(0, fault());
+        assert!(matches!(next, Next::GiveUp(Error::OutcomeUnknown(_))), "{next:?}");
+    }
+
+    #[test]
+    fn an_effect_that_was_possible_once_stays_possible() {
+        let mut play = Play::new(Effect::Numbered, Patience::UntilDeadline);
+        assert_eq!(play.fail(0, final_one()), Next::GiveUp(Error::DiskFull("full".into())));
+
+        let mut play = Play::new(Effect::Numbered, Patience::UntilDeadline);
+        play.fail(0, lost());
+        let Next::GiveUp(Error::OutcomeUnknown(why)) = play.fail(1, final_one()) else { panic!("it may be there") };
+        assert_eq!(why, "n0: broke; then: full");
+
+        let mut play = Play::new(Effect::Numbered, Patience::UntilDeadline);
+        play.fail(0, lost());
+        play.now += TIMEOUT;
+        let next = play.fail(1, unreachable());
+        assert_eq!(next, Next::GiveUp(Error::OutcomeUnknown("n0: broke; n1: refused".into())));
+
+        let mut read = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        read.fail(0, lost());
+        assert_eq!(read.fail(1, final_one()), Next::GiveUp(Error::DiskFull("full".into())));
+    }
+
+    #[test]
+    fn another_session_is_for_what_was_never_under_way() {
+        let (expired, full) = (|| Failure::NoSession("evicted".into()), || Failure::SessionFull("full".into()));
+        let mut play = Play::new(Effect::Numbered, Patience::UntilDeadline);
+        play.fail(0, unreachable());
+        assert_eq!(play.fail(1, expired()), Next::OtherSession);
+        assert_eq!(play.fail(1, full()), Next::OtherSession);
+        play.fail(0, lost());
+        assert_eq!(play.fail(1, full()), Next::Again, "there will be room");
+        assert!(matches!(play.fail(1, expired()), Next::GiveUp(Error::OutcomeUnknown(_))));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_half_of_them_is_chance() {
+        let mut play = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        for longest in [50, 100, 200, 400, 800, 1_000, 1_000] {
+            play.fail(0, unreachable());
+            assert_eq!(play.retry.tried().len(), 1);
+            assert_eq!(play.round(), Next::After(Duration::from_millis(longest)));
+            assert!(play.retry.tried().is_empty(), "a new round");
+        }
+        play.fail(0, unreachable());
+        assert_eq!(play.retry.round_ended(play.now, 0.0), Next::After(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn patience_ends() {
+        let mut play = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        play.now += TIMEOUT - TIMEOUT / 10 - Duration::from_millis(30);
+        assert_eq!(play.fail(0, unreachable()), Next::Again);
+        assert_eq!(play.round(), Next::GiveUp(Error::Unavailable("n0: refused".into())), "the pause is too long");
+
+        let mut play = Play::new(Effect::Harmless, Patience::OnceEach);
+        assert_eq!(play.fail(0, Failure::Unfit("no leader".into())), Next::Again);
+        assert!(matches!(play.round(), Next::GiveUp(Error::Unavailable(_))));
+
+        let mut play = Play::new(Effect::Numbered, Patience::UntilNobodyIsThere);
+        play.fail(0, Failure::Unfit("no leader".into()));
+        play.fail(1, unreachable());
+        assert!(matches!(play.round(), Next::After(_)), "somebody is there");
+        let mut play = Play::new(Effect::Numbered, Patience::UntilNobodyIsThere);
+        play.fail(0, unreachable());
+        play.fail(1, unreachable());
+        assert!(matches!(play.round(), Next::GiveUp(Error::Unavailable(_))));
+    }
+
+    #[test]
+    fn an_attempt_gets_a_part_of_the_time_and_more_each_time_that_it_is_late() {
+        let late = || Failure::Late("late".into());
+        let mut read = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        assert_eq!(read.time(), Duration::from_secs(1));
+        read.fail(0, unreachable());
+        assert_eq!(read.time(), Duration::from_secs(1));
+        read.fail(0, late());
+        read.fail(0, late());
+        assert_eq!(read.time(), Duration::from_secs(4));
+        read.now += Duration::from_secs(7);
+        assert_eq!(read.time(), Duration::from_secs(3), "but never more than there is");
+        assert_eq!(Play::new(Effect::Numbered, Patience::UntilDeadline).time(), Duration::from_secs(2));
+        assert_eq!(
+            Play::new(Effect::Write, Patience::UntilDeadline).time(),
+            TIMEOUT,
+            "it can't be sent to anybody else"
+        );
+        assert_eq!(Play::new(Effect::Harmless, Patience::OnceEach).time(), TIMEOUT);
+        let alone = Play::new(Effect::Harmless, Patience::UntilDeadline);
+        assert_eq!(alone.retry.until(alone.now, true), alone.now + TIMEOUT);
+    }
+}

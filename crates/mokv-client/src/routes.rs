@@ -355,3 +355,260 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    /// Routes, and a clock that is moved by hand.
+    struct Play {
+        routes: Routes,
+        now: Instant,
+        draw: u64,
+    }
+
+    impl Play {
+        fn new(given: &[&str], given_only: bool) -> Self {
+            let given = given.iter().map(ToString::to_string);
+            Self { routes: Routes::new(given, given_only), now: Instant::now(), draw: 0 }
+        }
+
+        /// Three nodes that were given by their names and know each other; the first leads.
+        fn of_three() -> Self {
+            let mut play = Self::new(&["a:1", "b:1", "c:1"], false);
+            play.list("b:1", &["a:1", "b:1", "c:1"], Some("a:1"));
+            play
+        }
+
+        fn node(&self, address: &str) -> NodeRef {
+            let found = self.routes.nodes.iter().find(|(_, node)| node.address == address);
+            *found.unwrap_or_else(|| panic!("{address} is not known: {:?}", self.routes)).0
+        }
+
+        /// A node answers with a list.
+        fn list(&mut self, from: &str, addresses: &[&str], leader: Option<&str>) {
+            let line = |address: &&str| Listed {
+                address: (*address).into(),
+                node_id: id(address),
+                is_leader: Some(*address) == leader,
+            };
+            let list: Vec<_> = addresses.iter().map(line).collect();
+            self.routes.answered(self.node(from), &list, self.now);
+        }
+
+        /// Who is asked, in this order, if each is tried once.
+        fn round(&mut self, want: Want) -> Vec<String> {
+            let mut tried = Vec::new();
+            self.draw += 1;
+            while let Some(node) = self.routes.pick(want, &tried, self.now, self.draw) {
+                self.routes.ended(node, Ended::Abandoned, self.now);
+                tried.push(node);
+            }
+            tried.into_iter().map(|node| self.routes.address(node).expect("known").to_owned()).collect()
+        }
+
+        /// Who is asked first, in many calls one after the other.
+        fn first(&mut self, want: Want) -> Vec<String> {
+            let mut first: Vec<String> = (0..100).filter_map(|_| self.round(want).into_iter().next()).collect();
+            first.sort();
+            first.dedup();
+            first
+        }
+
+        /// A call is under way.
+        fn begin(&mut self, want: Want) -> String {
+            self.draw += 1;
+            let node = self.routes.pick(want, &[], self.now, self.draw).expect("somebody is asked");
+            self.routes.address(node).expect("known").to_owned()
+        }
+
+        fn end(&mut self, address: &str, ended: Ended) {
+            self.routes.ended(self.node(address), ended, self.now);
+        }
+
+        /// What is due, as text.
+        fn errands(&mut self) -> Vec<String> {
+            let errands = self.routes.errands(self.now);
+            let text = |errand: Errand| match errand {
+                Errand::Ask(node) => format!("ask {}", self.routes.address(node).expect("known")),
+                Errand::Identify(node) => format!("identify {}", self.routes.address(node).expect("known")),
+            };
+            errands.into_iter().map(text).collect()
+        }
+    }
+
+    fn id(address: &str) -> u64 {
+        address.bytes().next().map_or(0, u64::from)
+    }
+
+    #[test]
+    fn writes_go_to_the_leader_and_reads_to_the_others_by_load() {
+        let mut play = Play::of_three();
+        assert_eq!(play.first(Want::Write), ["a:1"]);
+        assert_eq!(play.first(Want::Read), ["b:1", "c:1"], "of equals not the leader");
+        let mut busy = [play.begin(Want::Read), play.begin(Want::Read)];
+        busy.sort();
+        assert_eq!(busy, ["b:1", "c:1"]);
+        assert_eq!(play.begin(Want::Read), "a:1", "it has least to do now");
+        play.end("c:1", Ended::Answered);
+        assert_eq!(play.begin(Want::Read), "c:1");
+    }
+
+    #[test]
+    fn everybody_is_asked_once_a_round() {
+        let mut play = Play::of_three();
+        let mut asked = play.round(Want::Write);
+        assert_eq!(asked[0], "a:1");
+        asked.sort();
+        assert_eq!(asked, ["a:1", "b:1", "c:1"]);
+    }
+
+    #[test]
+    fn a_new_leader_is_learnt_from_a_list() {
+        let mut play = Play::of_three();
+        play.list("c:1", &["a:1", "b:1", "c:1"], Some("b:1"));
+        assert_eq!(play.first(Want::Write), ["b:1"]);
+    }
+
+    #[test]
+    fn a_node_without_a_leader_is_passed_over_for_a_while() {
+        let mut play = Play::of_three();
+        play.begin(Want::Write);
+        play.end("a:1", Ended::Unfit);
+        assert_eq!(play.first(Want::Write), ["b:1", "c:1"]);
+        assert_eq!(play.round(Want::Write)[2], "a:1", "but not for ever, if all have none");
+        play.now += UNFIT_FOR;
+        assert_eq!(play.first(Want::Write), ["a:1", "b:1", "c:1"], "who leads is not known any more");
+    }
+
+    #[test]
+    fn a_node_that_failed_is_left_until_it_answers_a_question() {
+        let mut play = Play::of_three();
+        assert_eq!(play.errands(), ["ask a:1"], "the first list");
+        play.list("a:1", &["a:1", "b:1", "c:1"], Some("a:1"));
+        play.begin(Want::Write);
+        play.end("a:1", Ended::Failed);
+        assert_eq!(play.round(Want::Write).len(), 2, "a caller does not try it");
+        assert_eq!(play.errands(), [""; 0], "not at once");
+        play.now += PROBE_AFTER_MIN;
+        assert_eq!(play.errands(), ["ask a:1"]);
+        assert_eq!(play.errands(), [""; 0], "somebody is on the way");
+        play.routes.failed(play.node("a:1"), play.now);
+        play.now += PROBE_AFTER_MIN;
+        assert!(!play.errands().contains(&"ask a:1".to_owned()), "longer each time");
+        play.now += PROBE_AFTER_MIN;
+        assert!(play.errands().contains(&"ask a:1".to_owned()));
+        play.list("a:1", &["a:1", "b:1", "c:1"], Some("b:1"));
+        assert_eq!(play.round(Want::Write).len(), 3);
+        assert_eq!(play.first(Want::Write), ["b:1"]);
+    }
+
+    #[test]
+    fn if_all_have_failed_all_are_asked() {
+        let mut play = Play::new(&["a:1", "b:1"], false);
+        play.end("a:1", Ended::Failed);
+        play.end("b:1", Ended::Failed);
+        assert_eq!(play.round(Want::Read).len(), 2);
+        play.end("b:1", Ended::Answered);
+        assert_eq!(play.round(Want::Read), ["b:1"]);
+    }
+
+    #[test]
+    fn what_a_list_names_is_used_after_it_has_answered() {
+        let mut play = Play::new(&["a:1"], false);
+        play.list("a:1", &["a:1", "b:1"], Some("b:1"));
+        assert_eq!(play.round(Want::Write), ["a:1"]);
+        assert!(play.errands().contains(&"ask b:1".to_owned()));
+        play.routes.failed(play.node("b:1"), play.now);
+        assert_eq!(play.round(Want::Write), ["a:1"], "it can't be reached from here");
+        play.now += PROBE_AFTER_MIN;
+        assert!(play.errands().contains(&"ask b:1".to_owned()));
+        play.list("b:1", &["a:1", "b:1"], Some("b:1"));
+        assert_eq!(play.first(Want::Write), ["b:1"]);
+        assert_eq!(play.first(Want::Read), ["a:1"]);
+        play.list("a:1", &["a:1", "c:1"], Some("a:1"));
+        assert_eq!(play.round(Want::Write), ["a:1"], "a node that left is forgotten");
+    }
+
+    #[test]
+    fn the_leader_is_found_behind_other_addresses() {
+        // Ports that are forwarded: the members call themselves otherwise, and can't be reached as that.
+        let mut play = Play::new(&["local:1", "local:2"], false);
+        play.list("local:1", &["a:1", "b:1"], Some("b:1"));
+        let mut errands = play.errands();
+        errands.retain(|errand| errand.starts_with("identify"));
+        assert_eq!(errands, ["identify local:1", "identify local:2"]);
+        play.routes.identified(play.node("local:1"), id("a:1"));
+        play.routes.identified(play.node("local:2"), id("b:1"));
+        assert_eq!(play.first(Want::Write), ["local:2"]);
+        assert_eq!(play.first(Want::Read), ["local:1"]);
+        play.list("local:1", &["a:1", "b:1"], Some("a:1"));
+        assert_eq!(play.first(Want::Write), ["local:1"], "a new leader behind a known one");
+        // The tunnel may lead to another node next time.
+        play.begin(Want::Write);
+        play.end("local:1", Ended::Failed);
+        play.end("local:1", Ended::Answered);
+        assert!(play.errands().contains(&"identify local:1".to_owned()));
+        play.routes.stayed_unknown(play.node("local:1"));
+        assert_eq!(play.errands(), [""; 0]);
+    }
+
+    #[test]
+    fn a_detour_is_for_when_no_member_is_reached() {
+        let mut play = Play::new(&["balancer:1"], false);
+        play.list("balancer:1", &["a:1", "b:1"], Some("a:1"));
+        play.list("a:1", &["a:1", "b:1"], Some("a:1"));
+        play.list("b:1", &["a:1", "b:1"], Some("a:1"));
+        assert_eq!((play.first(Want::Write), play.first(Want::Read)), (vec!["a:1".into()], vec!["b:1".into()]));
+        for address in ["a:1", "b:1"] {
+            play.end(address, Ended::Failed);
+        }
+        assert_eq!(play.round(Want::Write), ["balancer:1"]);
+    }
+
+    #[test]
+    fn who_was_given_alone_is_asked_alone() {
+        let mut play = Play::new(&["a:1", "b:1"], true);
+        play.list("a:1", &["a:1", "b:1", "c:1"], Some("b:1"));
+        assert_eq!(play.round(Want::Write), ["b:1", "a:1"], "the leader first");
+        play.list("a:1", &["a:1", "b:1", "c:1"], Some("c:1"));
+        assert_eq!(play.first(Want::Write), ["a:1", "b:1"]);
+        let mut alone = Play::new(&["a:1"], true);
+        alone.end("a:1", Ended::Failed);
+        alone.now += REFRESH_INTERVAL;
+        assert_eq!(alone.errands(), [""; 0], "nothing could come of it");
+    }
+
+    #[test]
+    fn questions_about_a_node_go_to_what_was_given() {
+        let mut play = Play::new(&["b:1", "a:1"], false);
+        play.list("a:1", &["a:1", "c:1"], Some("c:1"));
+        play.list("c:1", &["a:1", "c:1"], Some("c:1"));
+        assert_eq!(play.round(Want::Given), ["b:1", "a:1"], "in this order");
+        play.end("b:1", Ended::Failed);
+        assert_eq!(play.round(Want::Given), ["a:1", "b:1"]);
+    }
+
+    #[test]
+    fn lists_come_from_time_to_time_and_soon_after_trouble() {
+        let mut play = Play::new(&["a:1", "b:1"], false);
+        assert_eq!(play.errands(), ["ask a:1"]);
+        play.list("a:1", &["a:1", "b:1"], Some("a:1"));
+        play.now += REFRESH_INTERVAL - SOON;
+        assert_eq!(play.errands(), [""; 0]);
+        play.now += SOON;
+        assert_eq!(play.errands(), ["ask b:1"], "not the same one again");
+        play.list("b:1", &["a:1", "b:1"], Some("a:1"));
+        play.now += SOON;
+        play.end("a:1", Ended::Unfit);
+        assert_eq!(play.errands(), [""; 0], "not more often than it does any good");
+        play.now += REFRESH_INTERVAL_MIN;
+        assert_eq!(play.errands(), ["ask b:1"]);
+        play.list("b:1", &["a:1", "b:1"], None);
+        assert_eq!(play.errands(), [""; 0], "nobody is fit to be asked");
+        play.now += REFRESH_INTERVAL_MIN;
+        assert_eq!(play.errands(), ["ask a:1"], "which has been passed over for long enough");
+    }
+}

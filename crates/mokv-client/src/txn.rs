@@ -354,6 +354,8 @@ pub struct TxnAnswer {
     pub revision: u64,
     /// Of the operations that were done, one each.
     pub results: Vec<TxnResult>,
+    /// The answers were too large for one message: some pairs came without their values, or a list ended early.
+    pub truncated: bool,
 }
 
 /// What one operation of a transaction has done.
@@ -383,7 +385,7 @@ impl TryFrom<TxnResponse> for TxnAnswer {
 
     fn try_from(answer: TxnResponse) -> Result<Self, Error> {
         let results = answer.results.into_iter().map(TxnResult::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { succeeded: answer.succeeded, revision: answer.revision, results })
+        Ok(Self { succeeded: answer.succeeded, revision: answer.revision, results, truncated: answer.truncated })
     }
 }
 

@@ -62,7 +62,7 @@ impl FreshSince {
     /// this node started.
     pub fn since(&mut self, applied: u64) -> Option<Instant> {
         let covered = self.pending.iter().take_while(|(_, index)| *index <= applied).count();
-        let last = self.pending.drain(..covered).last().map(|(began, _)| began);
+        let last = self.pending.drain(..covered).next_back().map(|(began, _)| began);
         self.since = self.since.max(last);
         self.since
     }

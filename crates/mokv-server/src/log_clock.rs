@@ -46,12 +46,18 @@ struct Base {
 
 impl LogClock {
     /// The moment, if this node leads in the term `leads` and has applied an entry of it: then it has applied all that
-    /// leaders before it have stamped. `log_time` is that of the applied state.
-    pub fn stamp(&mut self, leads: Option<u64>, applied_term: u64, log_time: LogTime, now: Instant) -> Option<Stamp> {
+    /// leaders before it have stamped. `log_time` is that of the applied state, if that is asked for.
+    pub fn stamp(
+        &mut self,
+        leads: Option<u64>,
+        applied_term: u64,
+        log_time: impl FnOnce() -> LogTime,
+        now: Instant,
+    ) -> Option<Stamp> {
         let term = leads?;
         let base = match self.base.filter(|base| base.term == term) {
             Some(base) => base,
-            None if applied_term == term => *self.base.insert(Base { term, log_time, since: now }),
+            None if applied_term == term => *self.base.insert(Base { term, log_time: log_time(), since: now }),
             None => return None,
         };
         let passed = now.saturating_duration_since(base.since);
@@ -100,9 +106,8 @@ impl SharedLogClock {
     pub fn stamp(&self) -> Option<Stamp> {
         let leads = Some(self.inner.leadership.borrow()).filter(|now| leads(now)).map(|now| now.term);
         let applied_term = self.inner.progress.borrow().applied.map_or(0, |at| at.term);
-        // After the position: so the log time is that of the position, or of a later one.
-        let log_time = self.inner.store.log_time();
-        self.clock().stamp(leads, applied_term, log_time, Instant::now())
+        // Asked for after the position: so the log time is that of the position, or of a later one.
+        self.clock().stamp(leads, applied_term, || self.inner.store.log_time(), Instant::now())
     }
 
     /// Notes what the state has come to. Has to be called soon after each entry for [`SharedLogClock::remaining`] to be right.
@@ -147,7 +152,7 @@ mod tests {
 
         fn stamp(&mut self, leads: Option<u64>, applied_term: u64, log_time: u64, now: u64) -> Option<u64> {
             let now = self.at(now);
-            self.clock.stamp(leads, applied_term, ms(log_time), now).map(|stamp| stamp.log_time.as_millis())
+            self.clock.stamp(leads, applied_term, || ms(log_time), now).map(|stamp| stamp.log_time.as_millis())
         }
     }
 
@@ -205,7 +210,7 @@ mod tests {
                 let at = start + Duration::from_millis(now);
                 for (node, clock) in clocks.iter_mut().enumerate() {
                     let leads = (node == leader).then_some(term);
-                    let Some(stamp) = clock.stamp(leads, applied_term, log_time, at) else { continue };
+                    let Some(stamp) = clock.stamp(leads, applied_term, || log_time, at) else { continue };
                     prop_assert_eq!((node, stamp.term), (leader, term));
                     prop_assert!(stamp.log_time >= log_time, "it went back");
                     let passed = stamp.log_time.saturating_duration_since(log_time);

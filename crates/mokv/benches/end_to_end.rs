@@ -3,7 +3,8 @@
 //! `cargo bench -p mokv --bench end_to_end [-- --seconds 3 --rounds 5]`
 //!
 //! Rounds alternate between the cluster and an echo server that answers the same messages from its own process, so that
-//! a noisy neighbour hits both: compare the ratios, not the numbers.
+//! a noisy neighbour hits both: compare the ratios, not the numbers. Then this repository's client beside plain unary calls.
+//! `--client` measures only that.
 
 #![allow(missing_docs, clippy::print_stdout)]
 
@@ -41,10 +42,11 @@ fn main() {
             .expect("echo");
         return;
     }
-    runtime.block_on(compare(Duration::from_secs(number("--seconds", 3)), number("--rounds", 5)));
+    let client_only = arguments.iter().any(|argument| argument == "--client");
+    runtime.block_on(compare(Duration::from_secs(number("--seconds", 3)), number("--rounds", 5), client_only));
 }
 
-async fn compare(length: Duration, rounds: u64) {
+async fn compare(length: Duration, rounds: u64, client_only: bool) {
     let echo_address = format!("127.0.0.1:{}", free_port());
     let _echo = Killed(
         Command::new(std::env::current_exe().expect("path"))
@@ -77,6 +79,9 @@ async fn compare(length: Duration, rounds: u64) {
     let leader = servers.iter().find(|server| server.is_leader).expect("leader").rpc_addr.clone();
     let follower = servers.iter().find(|server| !server.is_leader).expect("follower").rpc_addr.clone();
 
+    if client_only {
+        return compare_client(first, &leader, length, rounds).await;
+    }
     println!(
         "3 processes, {VALUE_BYTES} B values, {KEYS} keys, {CONNECTIONS} connections; medians of {rounds} rounds of {length:?}"
     );
@@ -104,6 +109,31 @@ async fn compare(length: Duration, rounds: u64) {
             );
         }
     }
+    compare_client(first, &leader, length, rounds).await;
+}
+
+/// Our client beside plain unary calls to the leader.
+async fn compare_client(first: &str, leader: &str, length: Duration, rounds: u64) {
+    let client = mokv_client::Client::connect(first).expect("address");
+    println!("\n{:<22}{:>10}{:>14}{:>14}{:>9}", "", "in flight", "Client /s", "unary /s", "ratio");
+    for (name, operation) in [("Set", Operation::Set), ("Get", Operation::Get)] {
+        for in_flight in IN_FLIGHT {
+            let (mut ours, mut unary, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                let measured = measure_client(&client, operation, in_flight, length).await;
+                let plain = measure(leader, operation, in_flight, length).await;
+                ours.push(measured);
+                unary.push(plain);
+                ratios.push(measured / plain);
+            }
+            println!(
+                "{name:<22}{in_flight:>10}{:>14.0}{:>14.0}{:>9.2}",
+                median(&mut ours),
+                median(&mut unary),
+                median(&mut ratios)
+            );
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -112,33 +142,59 @@ enum Operation {
     Set,
 }
 
-/// Calls a second.
+/// Calls a second, made by plain unary calls.
 async fn measure(address: &str, operation: Operation, in_flight: usize, length: Duration) -> f64 {
     let clients: Vec<KvClient<Channel>> = (0..CONNECTIONS.min(in_flight)).map(|_| client(address)).collect();
+    let value = bytes::Bytes::from(vec![7u8; VALUE_BYTES]);
+    let call = move |caller: usize, key: String| {
+        let (mut kv, value) = (clients[caller % clients.len()].clone(), value.clone());
+        async move {
+            match operation {
+                Operation::Set => {
+                    kv.set(SetRequest { key, value, ..Default::default() }).await.expect("set");
+                }
+                Operation::Get => match kv.get(GetRequest { key, ..GetRequest::default() }).await {
+                    Err(status) if status.code() != tonic::Code::NotFound => panic!("{status}"),
+                    _ => {}
+                },
+            }
+        }
+    };
+    drive(call, in_flight, length).await
+}
+
+/// Calls a second, made by one [`mokv_client::Client`].
+async fn measure_client(client: &mokv_client::Client, operation: Operation, in_flight: usize, length: Duration) -> f64 {
+    let (client, value) = (client.clone(), bytes::Bytes::from(vec![7u8; VALUE_BYTES]));
+    let call = move |_, key: String| {
+        let (client, value) = (client.clone(), value.clone());
+        async move {
+            match operation {
+                Operation::Set => drop(client.set(key, value).await.expect("set")),
+                Operation::Get => drop(client.get(key).await.expect("get")),
+            }
+        }
+    };
+    drive(call, in_flight, length).await
+}
+
+/// Makes calls side by side, each with its caller's number and a key.
+async fn drive<C, F>(call: C, in_flight: usize, length: Duration) -> f64
+where
+    C: Fn(usize, String) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
     let stop = Arc::new(AtomicBool::new(false));
     let count = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
-    let callers: Vec<_> = (0..in_flight as u64)
+    let callers: Vec<_> = (0..in_flight)
         .map(|caller| {
-            let mut kv = clients[caller as usize % clients.len()].clone();
-            let (stop, count) = (stop.clone(), count.clone());
+            let (stop, count, call) = (stop.clone(), count.clone(), call.clone());
             tokio::spawn(async move {
-                let value = bytes::Bytes::from(vec![7u8; VALUE_BYTES]);
-                let mut number = caller.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let mut number = (caller as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 while !stop.load(Ordering::Relaxed) {
                     number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let key = format!("key-{:012}", (number >> 33) % KEYS);
-                    match operation {
-                        Operation::Set => {
-                            let request =
-                                SetRequest { key, value: value.clone(), request_id: None, ..Default::default() };
-                            kv.set(request).await.expect("set");
-                        }
-                        Operation::Get => match kv.get(GetRequest { key, ..GetRequest::default() }).await {
-                            Err(status) if status.code() != tonic::Code::NotFound => panic!("{status}"),
-                            _ => {}
-                        },
-                    }
+                    call(caller, format!("key-{:012}", (number >> 33) % KEYS)).await;
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })

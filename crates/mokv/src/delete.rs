@@ -37,15 +37,15 @@ pub(crate) struct DeleteArgs {
     all: bool,
 
     /// Only if the key has a value
-    #[arg(long, requires = "key", conflicts_with = "if_revision")]
+    #[arg(long, requires = "key", conflicts_with_all = ["if_revision", "prefix", "start", "end", "all"])]
     if_present: bool,
 
     /// Only if the key's last write has this revision (mod_revision)
-    #[arg(long, value_name = "REVISION", requires = "key")]
+    #[arg(long, value_name = "REVISION", requires = "key", conflicts_with_all = ["prefix", "start", "end", "all"])]
     if_revision: Option<u64>,
 
     /// Also print the value that the key had
-    #[arg(long, requires = "key")]
+    #[arg(long, requires = "key", conflicts_with_all = ["prefix", "start", "end", "all"])]
     previous: bool,
 
     #[command(flatten)]

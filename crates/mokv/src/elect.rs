@@ -24,8 +24,8 @@ Examples:
   mokv elect scheduler --observe                        prints who leads, whenever that changes
   mokv elect scheduler --leader                         prints who leads now, or exit code 3
 
-The command finds MOKV_ELECTION_KEY and MOKV_ELECTION_TOKEN in its environment. If the leadership is lost while it runs, it gets
-SIGTERM, and mokv ends with exit code 5.";
+The command finds MOKV_ELECTION_KEY and MOKV_ELECTION_TOKEN in its environment. If the leadership is
+lost while it runs, it gets SIGTERM, and mokv ends with exit code 5.";
 
 /// Lead, while a command runs or until Ctrl-C; or watch who leads
 #[derive(Debug, Args)]
@@ -136,18 +136,15 @@ fn print_held(leadership: &Leadership, format: TableFormat) -> Result<(), Failur
 
 /// One line: nobody is `null`, or `-` for people.
 fn print_leader(leader: Option<Leader>, format: TableFormat) -> Result<(), Failure> {
-    let Some(leader) = leader else {
-        return Ok(match format {
-            TableFormat::Json => output::json(&())?,
-            TableFormat::Plain | TableFormat::Table => output::line(format_args!("-"))?,
-        });
-    };
-    Ok(match format {
-        TableFormat::Json => {
+    match (leader, format) {
+        (None, TableFormat::Json) => output::json(&())?,
+        (None, TableFormat::Plain | TableFormat::Table) => output::line(format_args!("-"))?,
+        (Some(leader), TableFormat::Json) => {
             output::json(&Led { pair: Pair::new(leader.key, &leader.value), token: leader.token })?;
         }
-        TableFormat::Plain | TableFormat::Table => {
+        (Some(leader), TableFormat::Plain | TableFormat::Table) => {
             output::line(format_args!("{}\t{}", readable(&leader.value), leader.token))?;
         }
-    })
+    }
+    Ok(())
 }

@@ -21,8 +21,8 @@ Examples:
   mokv lock jobs/nightly --try -- ./nightly.sh     or exit code 5
   mokv lock jobs/nightly                           prints the key and the fencing token, and holds it until Ctrl-C
 
-The command finds MOKV_LOCK_KEY and MOKV_LOCK_TOKEN in its environment. If the lock is lost while it runs, it gets SIGTERM, and
-mokv ends with exit code 5.";
+The command finds MOKV_LOCK_KEY and MOKV_LOCK_TOKEN in its environment. If the lock is lost while it
+runs, it gets SIGTERM, and mokv ends with exit code 5.";
 
 /// Hold a lock, while a command runs or until Ctrl-C
 #[derive(Debug, Args)]

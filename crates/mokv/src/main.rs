@@ -5,6 +5,7 @@
 //! [`pair`]), how a command ends ([`exit`]), and the commands of the user's that some run ([`child`]).
 
 mod answer;
+mod bench;
 mod child;
 mod cluster_args;
 mod completion;
@@ -83,6 +84,7 @@ enum Command {
     Leave(leave::LeaveArgs),
     Snapshot(snapshot::SnapshotArgs),
     Recover(recover::RecoverArgs),
+    Bench(bench::BenchArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Completion(completion::CompletionArgs),
@@ -128,6 +130,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Leave(args) => args.run().await,
         Command::Snapshot(args) => args.run().await,
         Command::Recover(args) => args.run().await,
+        Command::Bench(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),

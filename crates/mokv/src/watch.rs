@@ -27,10 +27,13 @@ Examples:
   mokv watch --prefix users/ --from 17        also what happened since revision 17
   mokv watch config -- ./reload.sh            run for each change; it reads the value from standard input
 
-plain prints revision, put or delete, key and value, separated by tabs, byte for byte; json prints one object a line and is safe
-for every value. With --list-first, what there is comes as `have`, and then `listed`; if changes were missed all the same, it
-comes again. The command finds MOKV_WATCH_EVENT (put, delete, have), MOKV_WATCH_KEY, MOKV_WATCH_REVISION and, if it is shorter
-than 128 KiB and has no NUL, MOKV_WATCH_VALUE in its environment. If it fails, the watch ends with its exit code.";
+plain prints revision, put or delete, key and value, separated by tabs, byte for byte; json prints
+one object a line and is safe for every value. With --list-first, what there is comes as `have`, and
+then `listed`; if changes were missed all the same, it comes again.
+
+The command finds MOKV_WATCH_EVENT (put, delete, have), MOKV_WATCH_KEY, MOKV_WATCH_REVISION and, if
+it is shorter than 128 KiB and has no NUL, MOKV_WATCH_VALUE in its environment. If it fails, the
+watch ends with its exit code.";
 
 /// Print what changes, as it happens
 ///

@@ -10,6 +10,8 @@ use super::{ConfigError, units};
 
 /// Variables that begin like ours but are for `mokv`'s client commands, or name the file itself.
 const VARIABLES_OF_THE_COMMAND_LINE: &[&str] = &["MOKV_CONFIG_FILE", "MOKV_ENDPOINTS", "MOKV_TIMEOUT"];
+/// How those begin that `mokv watch`, `mokv lock` and `mokv elect` set for the command that they run: it may be a node.
+const VARIABLES_OF_THOSE_IT_RUNS: &[&str] = &["MOKV_WATCH_", "MOKV_LOCK_", "MOKV_ELECTION_"];
 
 /// Names further apart than this are not offered as what was meant.
 const NEAR: f64 = 0.7;
@@ -71,6 +73,7 @@ impl Layer {
         for (name, text) in variables {
             let passed_over = text.is_empty()
                 || VARIABLES_OF_THE_COMMAND_LINE.contains(&name.as_str())
+                || VARIABLES_OF_THOSE_IT_RUNS.iter().any(|prefix| name.starts_with(prefix))
                 || is_service_link(&name, &text);
             if !name.starts_with("MOKV_") || passed_over {
                 continue;

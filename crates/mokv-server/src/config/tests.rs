@@ -95,6 +95,7 @@ fn variables_of_clients_and_of_kubernetes_are_passed_over() {
         ("PATH", "/bin"),
         ("MOKV_ENDPOINTS", "h:1"),
         ("MOKV_CONFIG_FILE", "c.yaml"),
+        ("MOKV_LOCK_TOKEN", "7"),
         ("MOKV_RPC_PORT", ""),
         ("MOKV_SERVICE_HOST", "10.0.0.1"),
         ("MOKV_SERVICE_PORT_GRPC", "8400"),

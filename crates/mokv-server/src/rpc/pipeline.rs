@@ -273,7 +273,7 @@ impl Pipeline {
             for next in self.order.leave(place) {
                 if let Some(turn) = self.turns.remove(&next) {
                     // It may have missed its turn; then it leaves by itself.
-                    drop(turn.send(()));
+                    let _ = turn.send(());
                 }
             }
         }

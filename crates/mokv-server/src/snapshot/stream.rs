@@ -108,7 +108,7 @@ mod tests {
                 match block {
                     Block::Head(found) => head = Some(found),
                     Block::Sessions(_) => {}
-                    Block::Pairs(found) => pairs += found.map(|pair| pair.expect("pair")).count(),
+                    Block::Pairs(found) => found.for_each(|pair| pairs += usize::from(pair.is_ok())),
                 }
             }
         }

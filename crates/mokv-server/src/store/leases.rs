@@ -69,11 +69,11 @@ impl Leases {
 
     /// Grants a lease that ends at `now` and its ttl. Id 0 takes the next one that is free.
     pub(super) fn grant(&mut self, id: u64, ttl_ms: u64, now: LogTime) -> Result<u64, Rejection> {
-        if self.by_id.len() >= LEASES_MAX {
-            return Err(Rejection::TooManyLeases);
-        }
         if self.by_id.contains_key(&id) {
             return Err(Rejection::LeaseExists);
+        }
+        if self.by_id.len() >= LEASES_MAX {
+            return Err(Rejection::TooManyLeases);
         }
         let id = if id == 0 { self.choose() } else { id };
         self.insert(id, ttl_ms, now.after(ttl_ms));

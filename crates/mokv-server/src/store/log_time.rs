@@ -46,13 +46,29 @@ impl LogTime {
 impl Add<Duration> for LogTime {
     type Output = Self;
 
+    /// What begins a millisecond counts as all of it, so that nothing ends early.
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        let millis = duration.as_nanos().div_ceil(1_000_000);
+        Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 }
 
 impl fmt::Display for LogTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ms", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_all_of_it() {
+        let at = LogTime::from_millis(5);
+        assert_eq!(at + Duration::from_millis(2), LogTime::from_millis(7));
+        assert_eq!(at + Duration::from_nanos(1), LogTime::from_millis(6));
+        assert_eq!(at + Duration::MAX, LogTime::from_millis(u64::MAX));
+        assert_eq!(at.saturating_duration_since(at + Duration::from_millis(2)), Duration::ZERO);
     }
 }

@@ -20,6 +20,7 @@
 mod hash;
 mod history;
 mod key;
+mod known;
 mod leases;
 mod load;
 mod log_time;
@@ -404,7 +405,7 @@ impl Shared {
 type Known<'a> = (Option<&'a RequestId>, &'a Op);
 
 fn known_commands(at: Position, commands: &[Command]) -> Result<Vec<Known<'_>>, ApplyError> {
-    let known = commands.iter().enumerate().map(|(number, command)| match &command.op {
+    let known = commands.iter().enumerate().map(|(number, command)| match known::operation(command) {
         Some(op) => Ok((command.id.as_ref(), op)),
         None => Err(ApplyError::UnknownCommand { at, number }),
     });

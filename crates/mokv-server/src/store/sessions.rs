@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mokv_proto::internal::{self, DeleteOutcome, SetOutcome};
+use mokv_proto::internal;
 use prost::Message;
 
 use super::hash;
-use super::memory::map_entry_bytes;
-use crate::command::{Outcome, OutcomeResult, Rejection, RequestId};
+use super::memory::{map_entry_bytes, outcome_bytes};
+use crate::command::{Outcome, Rejection, RequestId};
 
 /// How many sessions there may be; opening one more evicts the least recently used. Part of the state machine: all
 /// nodes of a cluster must agree on it.
@@ -21,9 +21,10 @@ pub const SESSIONS_MAX: usize = 10_000;
 /// of the state machine: all nodes of a cluster must agree on it.
 pub const ANSWERS_MAX: usize = 4096;
 
-/// Bytes of keys and values that the outcomes of a session may hold, about; further writes are refused until its client
-/// acknowledges some. Part of the state machine.
-pub const ANSWERS_BYTES_MAX: usize = 16 << 20;
+/// How many bytes of pairs and results the outcomes of a session may hold before further writes are refused, until its
+/// client acknowledges some; the last one may go beyond. A session is one item of a snapshot, so it is far below what such
+/// an item may be. Part of the state machine.
+pub const ANSWERS_BYTES_MAX: usize = 4 << 20;
 
 /// What a session weighs: a place in the map of clients, one in the order of use, and its own allocation.
 const SESSION_BYTES: usize =
@@ -135,7 +136,7 @@ impl Sessions {
         // Gone, if the command itself opened a session and there is room for one only.
         if let Some(session) = Arc::make_mut(&mut self.by_client).get_mut(&id.client_id) {
             let hash = hash::answer(id.client_id, id.sequence, &outcome);
-            let bytes = held_bytes(&outcome);
+            let bytes = outcome_bytes(&outcome);
             let session = Arc::make_mut(session);
             session.answers.insert(id.sequence, outcome);
             session.answers_hash = session.answers_hash.wrapping_add(hash);
@@ -157,13 +158,13 @@ impl Sessions {
         }
         let mut session = Session::new(loaded.last_used, loaded.first_unanswered);
         for answer in loaded.answers {
-            let outcome = answer.outcome.ok_or("an answer without an outcome")?;
+            let outcome = owned(answer.outcome.ok_or("an answer without an outcome")?);
             if answer.sequence < session.first_unanswered || session.answers.contains_key(&answer.sequence) {
                 return Err("an answer that is forgotten or there twice");
             }
             let hash = hash::answer(client_id, answer.sequence, &outcome);
             session.answers_hash = session.answers_hash.wrapping_add(hash);
-            session.answers_bytes += held_bytes(&outcome);
+            session.answers_bytes += outcome_bytes(&outcome);
             session.answers.insert(answer.sequence, outcome);
         }
         self.insert(client_id, session);
@@ -250,7 +251,7 @@ impl Session {
         {
             let (sequence, outcome) = oldest.remove_entry();
             self.answers_hash = self.answers_hash.wrapping_sub(hash::answer(client_id, sequence, &outcome));
-            self.answers_bytes -= held_bytes(&outcome);
+            self.answers_bytes -= outcome_bytes(&outcome);
         }
     }
 
@@ -259,12 +260,10 @@ impl Session {
     }
 }
 
-/// Bytes that an outcome holds beyond itself: pairs that a write returned.
-fn held_bytes(outcome: &Outcome) -> usize {
-    match &outcome.result {
-        Some(OutcomeResult::Set(SetOutcome { previous: Some(previous), .. })) => previous.encoded_len(),
-        Some(OutcomeResult::Delete(DeleteOutcome { previous: Some(previous), .. })) => previous.encoded_len(),
-        Some(OutcomeResult::Txn(txn)) => txn.encoded_len(),
-        _ => 0,
+/// The same outcome in memory of its own: what was decoded holds on to the block that it came in.
+fn owned(outcome: Outcome) -> Outcome {
+    if outcome_bytes(&outcome) == 0 {
+        return outcome;
     }
+    Outcome::decode(&outcome.encode_to_vec()[..]).expect("what was encoded can be decoded")
 }

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole: rule by rule, against a model, and with threads.
 
+mod bounds;
 mod data_model;
 mod history;
 mod model;

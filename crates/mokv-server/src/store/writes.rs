@@ -11,6 +11,7 @@ use mokv_proto::internal::{
 };
 
 use super::log_time::LogTime;
+use super::memory::outcome_pair_bytes;
 use super::pairs::Pairs;
 use super::record::{Ends, Stored};
 use super::scan::KeyRange;
@@ -20,8 +21,8 @@ use crate::mutants::mutant;
 /// How many keys one command of expiry deletes at most: about a millisecond under the lock. Part of the state machine.
 pub const EXPIRED_MAX: usize = 1000;
 
-/// Bytes of keys and values that the answers of one transaction hold at most: what goes beyond comes without its value, and a
-/// scan ends there. Part of the state machine.
+/// How much the answers of one transaction hold, pairs counted with what they take beside key and value: the pair that
+/// brings them to this is the last one of a scan, and the last one that comes with its value. Part of the state machine.
 pub const TXN_RESULT_BYTES_MAX: usize = 1 << 20;
 
 /// What the answers of a transaction may still hold.
@@ -40,24 +41,17 @@ impl Budget {
         Self::new(usize::MAX)
     }
 
-    /// Whether there is room for a pair; if so it is taken.
-    fn take(&mut self, key: &[u8], stored: &Stored, with_value: bool) -> bool {
-        let bytes = key.len() + if with_value { stored.value().len() } else { 0 };
-        match self.bytes_left.checked_sub(bytes) {
-            Some(left) => {
-                self.bytes_left = left;
-                true
-            }
-            None => {
-                self.is_exceeded = true;
-                false
-            }
-        }
+    fn has_room(&mut self) -> bool {
+        self.is_exceeded |= self.bytes_left == 0;
+        self.bytes_left > 0
     }
 
-    fn pair(&mut self, key: &[u8], stored: &Stored) -> internal::Pair {
-        let with_value = self.take(key, stored, true);
-        stored.export(key, with_value)
+    /// The pair as an answer has it.
+    fn pair(&mut self, key: &[u8], stored: &Stored, with_value: bool) -> internal::Pair {
+        let with_value = with_value && self.has_room();
+        let pair = stored.export(key, with_value);
+        self.bytes_left = self.bytes_left.saturating_sub(outcome_pair_bytes(&pair.key, &pair.value));
+        pair
     }
 }
 
@@ -75,7 +69,7 @@ impl Pairs {
     fn set_uncommitted(&mut self, set: &internal::Set, now: LogTime, budget: &mut Budget) -> SetOutcome {
         let key = &set.key[..];
         let current = self.get(key).cloned();
-        let previous = current.as_ref().filter(|_| set.return_previous).map(|current| budget.pair(key, current));
+        let previous = current.as_ref().filter(|_| set.return_previous).map(|current| budget.pair(key, current, true));
         if !holds(set.condition.as_ref(), current.as_ref()) || (set.keep_value && current.is_none()) {
             let meta = current.as_ref().map(|current| *current.meta()).unwrap_or_default();
             let (create_revision, version, mod_revision) = (meta.create_revision, meta.version, meta.mod_revision);
@@ -102,7 +96,8 @@ impl Pairs {
     fn delete_uncommitted(&mut self, delete: &internal::Delete, budget: &mut Budget) -> DeleteOutcome {
         let key = &delete.key[..];
         let current = self.get(key).cloned();
-        let previous = current.as_ref().filter(|_| delete.return_previous).map(|current| budget.pair(key, current));
+        let previous =
+            current.as_ref().filter(|_| delete.return_previous).map(|current| budget.pair(key, current, true));
         let existed = current.is_some();
         if !holds(delete.condition.as_ref(), current.as_ref()) {
             let mod_revision = current.as_ref().map_or(0, Stored::mod_revision);
@@ -185,7 +180,7 @@ impl Pairs {
                 txn_result::Result::DeleteRange(DeleteRangeOutcome { deleted, revision: 0 })
             }
             txn_op::Op::Get(get) => {
-                let pair = self.get(&get.key).map(|stored| budget.pair(&get.key, stored));
+                let pair = self.get(&get.key).map(|stored| budget.pair(&get.key, stored, true));
                 txn_result::Result::Get(GetOutcome { pair })
             }
             txn_op::Op::Scan(scan) => txn_result::Result::Scan(self.scan_in_txn(scan, budget)),
@@ -202,12 +197,11 @@ impl Pairs {
         let limit = if scan.limit == 0 { u64::MAX } else { scan.limit };
         let mut found = ScanOutcome::default();
         let mut add = |(key, stored): (&super::key::Key, &Stored)| {
-            let is_full = found.pairs.len() as u64 >= limit || !budget.take(key.as_slice(), stored, !scan.keys_only);
-            found.more = is_full;
-            if !is_full {
-                found.pairs.push(stored.export(key.as_slice(), !scan.keys_only));
+            found.more = found.pairs.len() as u64 >= limit || !budget.has_room();
+            if !found.more {
+                found.pairs.push(budget.pair(key.as_slice(), stored, !scan.keys_only));
             }
-            !is_full
+            !found.more
         };
         match scan.reverse {
             false => self.range(&range).all(&mut add),

@@ -2,7 +2,7 @@
 //!
 //! A watcher is a cursor in the store's history and nothing else: it reads on when it is asked to, so one that is slow
 //! costs nobody anything, and one that is too slow finds that what it lacks is forgotten. A watcher that has read everything
-//! waits in the [`Hub`]; one task looks at each change once and wakes those whom it concerns.
+//! waits in the hub; one task looks at each change once and wakes those whom it concerns.
 //!
 //! It promises that a watcher is told of every change of what it watches, or that some are forgotten; and never of anything
 //! that was not applied here, which only committed entries are.

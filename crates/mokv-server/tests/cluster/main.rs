@@ -3,9 +3,11 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::print_stderr)]
 
+mod door;
 mod harness;
 
 mod catch_up;
+mod coordination;
 mod gossip;
 mod membership;
 mod reads;

@@ -20,13 +20,28 @@ use crate::network::Network;
 
 pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(1200);
 
+/// What differs from test to test.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) lease_reads: bool,
+    pub(crate) election_timeout_max: Duration,
+    /// Chooses when nodes stand for election.
+    pub(crate) seed: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { lease_reads: false, election_timeout_max: ELECTION_TIMEOUT_MAX, seed: 0 }
+    }
+}
+
 /// Longer than any wait of these tests; on this clock it costs nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
     pub(crate) network: Network,
-    lease_reads: bool,
+    setup: Setup,
     starts: u64,
 }
 
@@ -45,12 +60,12 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 impl Cluster {
     /// Starts so many nodes and makes them one cluster.
     pub(crate) async fn start(count: usize) -> Self {
-        Self::start_with(count, false).await
+        Self::start_with(count, Setup::default()).await
     }
 
-    /// As [`Cluster::start`], perhaps with lease reads.
-    pub(crate) async fn start_with(count: usize, lease_reads: bool) -> Self {
-        let mut cluster = Self { nodes: Vec::new(), network: Network::default(), lease_reads, starts: 0 };
+    /// As [`Cluster::start`], with another setup.
+    pub(crate) async fn start_with(count: usize, setup: Setup) -> Self {
+        let mut cluster = Self { nodes: Vec::new(), network: Network::default(), setup, starts: 1000 * setup.seed };
         for index in 0..count {
             let addr = format!("node-{index}:8400");
             cluster.nodes.push(TestNode { addr, disk: SimDisk::default(), running: None });
@@ -91,7 +106,7 @@ impl Cluster {
             raft: RaftOptions {
                 heartbeat_interval: Duration::from_millis(150),
                 election_timeout_min: Duration::from_millis(600),
-                election_timeout_max: ELECTION_TIMEOUT_MAX,
+                election_timeout_max: self.setup.election_timeout_max,
                 network: NetworkOptions {
                     append_timeout: Duration::from_secs(2),
                     snapshot_idle_timeout: Duration::from_secs(10),
@@ -101,7 +116,7 @@ impl Cluster {
             limits: Limits::default(),
             memory_quota: None,
             snapshot_log_bytes: 64 << 20,
-            lease_reads: self.lease_reads,
+            lease_reads: self.setup.lease_reads,
             history_bytes: 64 << 20,
         };
         let started = tasks.scope(Node::start(seams, options)).await.expect("start");

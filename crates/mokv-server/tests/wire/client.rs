@@ -16,20 +16,20 @@ fn a_client_goes_on_with_the_endpoints_that_answer() {
         let client = world.client_of([first, second, leader]);
         client.set("key", "value").await.expect("set");
 
-        // A host that crashed refuses connections: the next one is asked at once.
+        // Whoever is away costs a call a second at most: here one that crashed.
         world.crash(first).await;
         let began = Instant::now();
         client.get("key").await.expect("get").expect("is there");
-        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
 
-        // One that vanished is given up by keep-alive: three seconds of silence, three more for the answer.
+        // And one that vanished besides.
         turmoil::hold(CLIENTS, name(second));
         let began = Instant::now();
         client.get("key").await.expect("get").expect("is there");
         let took = began.elapsed();
-        assert!(Duration::from_secs(3) < took && took < Duration::from_secs(7), "{took:?}");
+        assert!(took < Duration::from_millis(2200), "{took:?}");
 
-        // From then on the one that answered is asked first.
+        // From then on they are not asked.
         let began = Instant::now();
         client.set("key", "newer").await.expect("set");
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
@@ -100,7 +100,7 @@ fn a_session_counts_once_over_resets_and_partitions() {
 fn what_was_not_sent_has_failed_and_what_was_sent_is_unknown() {
     Setup::default().run(|world| async move {
         let leader = world.leader().await;
-        let client = world.client_of([leader]).with_timeout(Duration::from_secs(3));
+        let client = world.client_of([leader]).at_most_once().with_timeout(Duration::from_secs(3));
 
         turmoil::partition(CLIENTS, name(leader));
         let refused = client.set("not-sent", "value").await.expect_err("no connection");

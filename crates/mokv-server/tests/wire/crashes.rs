@@ -103,7 +103,7 @@ fn forwarded_writes_in_flight_when_the_leader_crashes_count_at_most_once() {
             let client = &client;
             async move {
                 sleep(Duration::from_millis(number as u64)).await;
-                client.set(format!("plain-{number}"), "value").await
+                client.clone().at_most_once().set(format!("plain-{number}"), "value").await
             }
         };
         let exact = |number: usize| {

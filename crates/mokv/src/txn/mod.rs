@@ -20,8 +20,8 @@ const GRAMMAR: &str = r#"Examples:
   mokv txn --then 'set a 1' --then 'set b 2' --then 'delete c'
   mokv txn < script
 
-Without --if, --then and --else it reads a script: comparisons, an empty line, what to do if all of them hold, an empty line, what to
-do otherwise. One on a line; a line that begins with # says nothing.
+Without --if, --then and --else it reads a script: comparisons, an empty line, what to do if all
+of them hold, an empty line, what to do otherwise. One on a line; # begins a line that says nothing.
 
 Comparisons:
   TARGET("KEY") OPERATOR WITH              OPERATOR: = != < >
@@ -32,13 +32,15 @@ Comparisons:
 Operations (put and del are set and delete, too):
   set KEY VALUE|@FILE [--ttl DURATION | --lease ID | --keep-ttl] [--previous]
   get KEY
-  list [PREFIX | --prefix PREFIX] [--start KEY] [--end KEY] [--limit COUNT] [--keys-only] [--reverse]
+  list [PREFIX] [--start KEY] [--end KEY] [--limit COUNT] [--keys-only] [--reverse]
   delete KEY [--previous]
   delete --prefix PREFIX | --start KEY | --end KEY | --all
 
-Words end at a space. In "quotes" \n \t \r \0 \\ \" and \xFF stand for those bytes; in 'quotes' everything stands for itself.
+Words end at a space. In "quotes" \n \t \r \0 \\ \" and \xFF stand for those bytes; in 'quotes'
+everything stands for itself.
 
-It prints SUCCESS or FAILURE, and what each operation did. FAILURE, that is, a comparison did not hold, is exit code 5."#;
+It prints SUCCESS or FAILURE, and what each operation did. FAILURE, which is exit code 5, says that
+a comparison did not hold."#;
 
 /// Compare, then do one of two lists of operations, all in one revision
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 const PORTS_EACH: u16 = 30;
 
 /// A running `mokv dev` with three nodes. Dropped, it is killed; its nodes end by themselves.
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
     /// Open as long as somebody may print on it.
     _stdout: BufReader<ChildStdout>,
@@ -30,7 +30,7 @@ struct Dev {
 
 impl Dev {
     /// Starts a cluster and waits until it says that it serves.
-    fn start(dir: &Path, port: u16) -> Self {
+    pub(crate) fn start(dir: &Path, port: u16) -> Self {
         let mut command = mokv(&["dev", "--nodes", "3", "-o", "json", "--rpc-port", &port.to_string()]);
         command.args(["--metrics-port", &(port + PORTS_EACH).to_string(), "--data-dir"]).arg(dir);
         let mut child = command.stderr(Stdio::inherit()).spawn().expect("mokv");
@@ -43,16 +43,16 @@ impl Dev {
         Self { child, _stdout: stdout, nodes }
     }
 
-    fn address(&self, node: usize) -> &str {
+    pub(crate) fn address(&self, node: usize) -> &str {
         self.nodes[node]["rpc_addr"].as_str().expect("an address")
     }
 
-    fn endpoints(&self) -> String {
+    pub(crate) fn endpoints(&self) -> String {
         (0..3).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
     }
 
     /// A client command, asked of these endpoints.
-    fn ask(&self, endpoints: &str, args: &[&str]) -> Ended {
+    pub(crate) fn ask(&self, endpoints: &str, args: &[&str]) -> Ended {
         run_with_stdin(&[args, &["--endpoints", endpoints][..]].concat(), b"")
     }
 
@@ -63,7 +63,7 @@ impl Dev {
     }
 
     /// Waits until every node serves and has the same state as the others.
-    fn wait_until_whole(&self) {
+    pub(crate) fn wait_until_whole(&self) {
         wait_until("three nodes are ready and equal", || {
             let status = self.status();
             let first = (&status[0]["applied_index"], &status[0]["state_hash"]);
@@ -73,13 +73,13 @@ impl Dev {
         });
     }
 
-    fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         let status = self.status();
         status.iter().position(|node| node["state"] == "leader").expect("a leader")
     }
 
     /// Kills the process that is the node at the moment.
-    fn kill_node(&self, node: usize) {
+    pub(crate) fn kill_node(&self, node: usize) {
         kill_process(self.pid_of(node), Signal::KILL).expect("a signal");
     }
 
@@ -99,7 +99,7 @@ impl Dev {
         Pid::from_raw(pid.parse().expect("a pid")).expect("a pid")
     }
 
-    fn stop(mut self, signal: Signal) {
+    pub(crate) fn stop(mut self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a signal");
         assert_eq!(self.child.wait().expect("mokv").code(), Some(0));
         for node in 0..3 {
@@ -117,7 +117,7 @@ impl Drop for Dev {
 }
 
 /// The first of `2 * PORTS_EACH` ports that nobody uses.
-fn free_ports() -> u16 {
+pub(crate) fn free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let slots = (PORTS.end - PORTS.start) / (2 * PORTS_EACH);
     let start = u16::try_from(std::process::id() % u32::from(slots)).expect("a slot");
@@ -131,7 +131,7 @@ fn free_ports() -> u16 {
     }
 }
 
-fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     tempfile::tempdir().expect("directory")
 }
 

@@ -4,7 +4,9 @@ use crate::{free_port, run, run_with_stdin};
 fn help_documents_every_command_and_the_exit_codes() {
     let help = run(&["--help"]);
     assert_eq!(help.code, 0);
-    for word in ["serve", "dev", "get", "set", "delete", "list", "servers", "status", "member", "import", "export"] {
+    let words =
+        "serve dev get set delete list count incr ttl txn watch lease lock elect servers status member import export";
+    for word in words.split(' ') {
         assert!(help.out.contains(&format!("\n  {word} ")), "{word} is missing:\n{}", help.out);
         assert_eq!(run(&[word, "--help"]).code, 0, "{word}");
     }
@@ -21,7 +23,24 @@ fn wrong_usage_is_exit_code_2() {
         &["frobnicate"],
         &["get"],
         &["get", "a", "b"],
-        &["get", "a", "--min-revision", "1"],
+        &["get", "a", "--max-staleness", "1s"],
+        &["get", "a", "--local", "--consistency", "lease"],
+        &["set", "a", "1", "--if-absent", "--if-revision", "3"],
+        &["set", "a", "1", "--ttl", "1s", "--keep-ttl"],
+        &["delete"],
+        &["delete", "a", "--prefix", "b"],
+        &["delete", "--prefix", "b", "--previous"],
+        &["list", "a", "--prefix", "b"],
+        &["ttl", "a", "soon"],
+        &["incr", "a", "x"],
+        &["txn"],
+        &["txn", "--if", "mod(a) ~ 1", "--then", "get a"],
+        &["lease"],
+        &["lease", "grant"],
+        &["lease", "grant", "10s", "--id", "0"],
+        &["lock"],
+        &["elect", "e"],
+        &["elect", "e", "--observe", "--leader"],
         &["get", "a", "-o", "yaml"],
         &["get", "a", "--endpoints", "nowhere"],
         &["get", "a", "--timeout", "soon"],
@@ -46,6 +65,15 @@ fn nobody_there_is_exit_code_4_and_says_what_to_do() {
         &["set", "a", "1"],
         &["delete", "a"],
         &["list"],
+        &["count"],
+        &["incr", "a"],
+        &["ttl", "a"],
+        &["txn", "--then", "get a"],
+        &["watch", "a"],
+        &["lease", "list"],
+        &["lease", "keep-alive", "7"],
+        &["lock", "l"],
+        &["elect", "e", "me"],
         &["servers"],
         &["member", "list"],
         &["member", "add", "127.0.0.1:1"],

@@ -5,6 +5,7 @@
 mod cluster;
 mod commands;
 mod config;
+mod data;
 mod dev;
 mod serve;
 

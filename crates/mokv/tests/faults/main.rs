@@ -32,6 +32,7 @@ mod network;
 #[cfg(target_os = "linux")]
 mod strace;
 
+mod client;
 mod damage;
 mod directory;
 mod discovery;

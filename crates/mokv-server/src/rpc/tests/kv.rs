@@ -21,13 +21,13 @@ async fn a_pair_is_set_read_and_deleted() {
     let created = kv.set(set("k", "v1")).await.expect("set").into_inner();
     assert_eq!(
         created,
-        api::SetResponse { ok: true, revision: 1, create_revision: 1, version: 1, ..Default::default() }
+        api::SetResponse { ok: true, revision: 1, create_revision: 1, version: 1, mod_revision: 1, previous: None }
     );
     kv.set(set("other", "")).await.expect("an empty value is a value");
     let changed = kv.set(set("k", "v2")).await.expect("set").into_inner();
     assert_eq!(
         changed,
-        api::SetResponse { ok: true, revision: 3, create_revision: 1, version: 2, ..Default::default() }
+        api::SetResponse { ok: true, revision: 3, create_revision: 1, version: 2, mod_revision: 3, previous: None }
     );
 
     let found = kv.get(get("k")).await.expect("get").into_inner();
