@@ -1,4 +1,4 @@
-//! The gRPC contracts of mökv: generated types and nothing else.
+//! The gRPC contracts of mökv: generated types, and how they become bytes.
 //!
 //! - [`api`]: the public key-value service, wire-compatible with the original project.
 //! - [`cluster`]: operating a cluster.
@@ -6,6 +6,10 @@
 
 // Generated code is documented in the .proto files.
 #![allow(missing_docs, unreachable_pub)]
+
+mod codec;
+
+pub use codec::Codec;
 
 /// `api.KV`, the public contract.
 pub mod api {

@@ -1,5 +1,8 @@
 //! Watches: what they tell, when they end, what they cost.
 
+// What was measured, and between a test and its server.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,13 +13,20 @@ use mokv_proto::api::{self, WatchRequest, WatchResponse, watch_event::Kind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::{Running, Setup, assert_invalid, delete, reason, set};
 use crate::metrics::ProcessStats;
 
 type Stream = Streaming<WatchResponse>;
+
+/// What takes so long on a busy machine will not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<F: Future>(what: F) -> F::Output {
+    timeout(PATIENCE, what).await.expect("it comes")
+}
 
 fn watch(prefix: &str) -> WatchRequest {
     WatchRequest { prefix: prefix.into(), ..WatchRequest::default() }
@@ -27,7 +37,7 @@ async fn begin(kv: &mut KvClient<Channel>, request: WatchRequest) -> Stream {
 }
 
 async fn answer(stream: &mut Stream) -> WatchResponse {
-    stream.message().await.expect("answer").expect("no end")
+    soon(stream.message()).await.expect("answer").expect("no end")
 }
 
 /// Begins a watch and takes the first answer, which has nothing but a revision.
@@ -69,7 +79,7 @@ fn gone(key: &str, revision: u64) -> (Kind, String, u64, String) {
 /// How a watch ends.
 async fn end(mut stream: Stream) -> Status {
     loop {
-        match stream.message().await {
+        match soon(stream.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("a watch has no end of its own"),
             Err(status) => return status,
@@ -198,13 +208,14 @@ async fn a_watch_begins_as_fresh_as_asked() {
     begun(&mut kv, WatchRequest { consistency: api::Consistency::Local.into(), ..watch("") }).await;
 }
 
-/// The list takes several answers, and what it shows changes meanwhile.
+/// The list is more than fits on its way, and what it shows changes meanwhile.
 #[tokio::test]
 async fn between_a_list_and_its_changes_nothing_is_lost() {
+    const LONG: usize = 80_000;
     let server = Running::start(Setup::default()).await;
     let mut kv = server.kv().await;
     for n in 0..100 {
-        kv.set(set(&format!("k/{n:02}"), "v".repeat(20_000))).await.expect("set");
+        kv.set(set(&format!("k/{n:02}"), "v".repeat(LONG))).await.expect("set");
     }
     kv.set(set("other", "v")).await.expect("set");
 
@@ -222,13 +233,58 @@ async fn between_a_list_and_its_changes_nothing_is_lost() {
     let listed: Vec<_> = answers.into_iter().flat_map(|answer| answer.pairs).collect();
     assert_eq!(listed.len(), 100);
     for (n, pair) in (0..).zip(&listed) {
-        assert_eq!((pair.key.clone(), pair.mod_revision, pair.value.len()), (format!("k/{n:02}"), n + 1, 20_000));
+        assert_eq!((pair.key.clone(), pair.mod_revision, pair.value.len()), (format!("k/{n:02}"), n + 1, LONG));
     }
 
     let events = events_until(&mut stream, 201).await;
     let revisions: Vec<u64> = events.iter().map(|event| event.2).collect();
     assert_eq!(revisions, (102..=201).collect::<Vec<u64>>());
     assert_eq!(server.node.store().stats().pins, 0);
+}
+
+/// Many changes of one write come together, or say that they don't.
+#[tokio::test]
+async fn a_revision_is_whole_unless_it_says_otherwise() {
+    const KEYS: usize = 2500;
+    let server = Running::start(Setup::default()).await;
+    let mut kv = server.kv().await;
+    let (_, mut stream) = begun(&mut kv, watch("")).await;
+    let sets = |keys: std::ops::Range<usize>| api::TxnRequest {
+        then: keys.map(|n| api::TxnOp { op: Some(api::txn_op::Op::Set(set(&format!("k/{n:05}"), "v"))) }).collect(),
+        ..Default::default()
+    };
+    for (revision, first) in (1..).zip((0..KEYS).step_by(100)) {
+        kv.txn(sets(first..first + 100)).await.expect("txn");
+        let whole = answer(&mut stream).await;
+        assert_eq!((whole.revision, whole.events.len(), whole.more), (revision, 100, false));
+        let keys = whole.events.into_iter().map(|event| event.pair.expect("a pair").key);
+        assert!(keys.eq((first..first + 100).map(|n| format!("k/{n:05}"))), "in their order");
+    }
+    let deletion = KEYS as u64 / 100 + 1;
+    let (_, mut others) =
+        begun(&mut kv, WatchRequest { start: "k/00900".into(), end: "k/01100".into(), ..watch("") }).await;
+    let range = api::DeleteRangeRequest { prefix: "k/".into(), ..Default::default() };
+    kv.delete_range(range).await.expect("delete");
+    let mut deleted = 0;
+    loop {
+        let part = answer(&mut stream).await;
+        assert_eq!(part.revision, deletion);
+        assert!(part.events.iter().all(|event| event.kind() == Kind::Delete));
+        deleted += part.events.len();
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(deleted, KEYS);
+
+    // Its part of the revision ends long before the revision does.
+    let parts = [answer(&mut others).await, answer(&mut others).await, answer(&mut others).await];
+    let told: Vec<_> = parts.iter().map(|part| (part.revision, part.events.len(), part.more)).collect();
+    assert_eq!(told, [(deletion, 100, true), (deletion, 100, true), (deletion, 0, false)]);
+    kv.set(set("k/01000", "after")).await.expect("set");
+    for stream in [&mut stream, &mut others] {
+        assert_eq!(events(stream).await, [put("k/01000", deletion + 1, "after")]);
+    }
 }
 
 #[tokio::test]
@@ -291,22 +347,27 @@ async fn progress_is_told_while_nothing_happens() {
     let (revision, mut stream) = begun(&mut kv, request).await;
     assert_eq!(revision, 0);
     server.fill([("b", "1"), ("b", "2")]).await;
-    loop {
-        let progress = answer(&mut stream).await;
-        assert_eq!(progress, WatchResponse { revision: progress.revision, ..WatchResponse::default() });
-        assert!(progress.revision <= 2);
-        if progress.revision == 2 {
-            break;
-        }
-    }
-    kv.set(set("a/k", "3")).await.expect("set");
-    let events = loop {
-        let events = events(&mut stream).await;
-        if !events.is_empty() {
-            break events;
+    let caught_up = async {
+        loop {
+            let progress = answer(&mut stream).await;
+            assert_eq!(progress, WatchResponse { revision: progress.revision, ..WatchResponse::default() });
+            assert!(progress.revision <= 2);
+            if progress.revision == 2 {
+                break;
+            }
         }
     };
-    assert_eq!(events, [put("a/k", 3, "3")]);
+    soon(caught_up).await;
+    kv.set(set("a/k", "3")).await.expect("set");
+    let first = async {
+        loop {
+            let events = events(&mut stream).await;
+            if !events.is_empty() {
+                break events;
+            }
+        }
+    };
+    assert_eq!(soon(first).await, [put("a/k", 3, "3")]);
     assert_eq!(answer(&mut stream).await, WatchResponse { revision: 3, ..WatchResponse::default() });
 
     let (_, mut silent) = begun(&mut kv, watch("a/")).await;
@@ -326,9 +387,12 @@ async fn a_watch_ends_with_its_callers_deadline() {
 }
 
 async fn no_watchers(server: &Running) {
-    while server.node.status().watches.watchers > 0 {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while server.node.status().watches.watchers > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(gone).await;
 }
 
 #[tokio::test]
@@ -354,7 +418,7 @@ async fn a_node_that_stops_ends_its_watches() {
     let (code, reason, details) = reason::<()>(Err(end(stream).await));
     assert_eq!((code, reason.as_str()), (Code::Unavailable, "UNAVAILABLE"));
     assert!(details.retry_info().is_some());
-    served.await.expect("served").expect("stopped though there were watches");
+    soon(served).await.expect("served").expect("stopped though there were watches");
     node.shutdown().await;
 }
 
@@ -364,7 +428,7 @@ async fn a_node_that_is_killed_ends_its_watches() {
     let watches = server.node.watches().clone();
     let mut watcher = watches.watch(crate::store::KeyRange::all(), 0).expect("watch");
     server.node.tasks().abort();
-    let ended = watcher.changes().await;
+    let ended = soon(watcher.changes()).await;
     assert_eq!(ended, Err(crate::watch::WatchError::Stopping));
 }
 
@@ -431,37 +495,37 @@ async fn events_say_how_a_key_ends() {
     assert_eq!(events[1].previous.as_ref().map(|before| before.lease_id), Some(lease_id));
 }
 
-/// The server is a process of its own: its memory and its processor time are what is measured.
-#[expect(clippy::print_stderr, reason = "what was measured")]
+/// What the server's side costs, measured in a process of its own.
 #[tokio::test]
 async fn ten_thousand_idle_watches_cost_little() {
     const IDLE: Duration = Duration::from_secs(3);
-    let test = "rpc::tests::watch::serve_ten_thousand_idle_watches";
     let this = std::env::current_exe().expect("this program");
-    let mut command = Command::new(this);
-    command.args(["--exact", test, "--ignored", "--nocapture"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn().expect("run");
-    let mut asked = child.stdin.take().expect("input");
-    let mut said = BufReader::new(child.stdout.take().expect("output")).lines();
-    let mut next = async |what: &str| loop {
-        let line = said.next_line().await.expect("output").expect("it goes on");
-        if let Some((_, found)) = line.split_once(what) {
-            return found.trim().to_owned();
+    let mut server = Command::new(this)
+        .args(["--exact", "rpc::tests::watch::serve_idle_watches", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start");
+    let mut ask = server.stdin.take().expect("piped");
+    let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
+    let mut said = async |what: &str| loop {
+        let line = soon(lines.next_line()).await.expect("read").expect("it runs");
+        if let Some(value) = line.strip_prefix(what) {
+            return value.trim().to_owned();
         }
     };
-    let address = next("address:").await;
-    let mut measure = async || {
-        asked.write_all(b"\n").await.expect("asked");
-        let found = next("measured:").await;
-        let (bytes, seconds) = found.split_once(' ').expect("two numbers");
+    let address = said("address").await;
+    let mut usage = async || {
+        ask.write_all(b"\n").await.expect("it runs");
+        let answer = said("usage").await;
+        let (bytes, seconds) = answer.split_once(' ').expect("two numbers");
         (bytes.parse::<u64>().expect("bytes"), seconds.parse::<f64>().expect("seconds"))
     };
 
-    let connect = async || {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("uri");
-        KvClient::new(endpoint.connect().await.expect("connect"))
-    };
-    let (before, _) = measure().await;
+    let connect = async || KvClient::connect(format!("http://{address}")).await.expect("connect");
+    begun(&mut connect().await, watch("")).await;
+    let (bytes_before, _) = usage().await;
     let mut keeps = Vec::new();
     for connection in 0..10 {
         let mut kv = connect().await;
@@ -469,30 +533,30 @@ async fn ten_thousand_idle_watches_cost_little() {
             keeps.push(begun(&mut kv, watch(&format!("{connection}/{n}/"))).await.1);
         }
     }
-    let (opened, busy) = measure().await;
+    let (bytes, seconds_before) = usage().await;
     let began = Instant::now();
     tokio::time::sleep(IDLE).await;
-    let (_, idle) = measure().await;
-    let cpu = (idle - busy) / began.elapsed().as_secs_f64();
-    connect().await.set(set("7/77/k", "v")).await.expect("set");
+    let (_, seconds) = usage().await;
+    let (bytes, cpu) = (bytes - bytes_before, (seconds - seconds_before) / began.elapsed().as_secs_f64());
+    let report = format!("10,000 idle watches: {bytes} bytes, {:.1} % of a core", cpu * 100.0);
+    assert!(bytes < 100_000_000 && cpu < 0.05, "{report}");
+
+    let mut kv = connect().await;
+    kv.set(set("7/77/k", "v")).await.expect("set");
     assert_eq!(events(&mut keeps[7077]).await, [put("7/77/k", 1, "v")]);
-    let report = format!("10,000 idle watches: {} bytes, {:.1} % of a core", opened - before, cpu * 100.0);
-    assert!(opened - before < 100_000_000, "{report}");
-    assert!(cpu < 0.05, "{report}");
     eprintln!("{report}");
 }
 
-/// Says what this process uses whenever a line comes in.
-#[expect(clippy::print_stdout, reason = "for the test that started this")]
+/// Says where it listens, then what it uses for each line that it reads.
 #[tokio::test]
-#[ignore = "run by ten_thousand_idle_watches_cost_little"]
-async fn serve_ten_thousand_idle_watches() {
+#[ignore = "the server of ten_thousand_idle_watches_cost_little"]
+async fn serve_idle_watches() {
     let server = Running::start(Setup::default()).await;
-    println!("address:{}", server.address);
-    let mut asked = BufReader::new(tokio::io::stdin()).lines();
-    while let Ok(Some(_)) = asked.next_line().await {
-        let now = ProcessStats::read();
-        println!("measured:{} {}", now.resident_bytes.expect("linux"), now.cpu_seconds.expect("linux"));
+    println!("\naddress {}", server.address);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while lines.next_line().await.expect("read").is_some() {
+        let stats = ProcessStats::read();
+        println!("usage {} {}", stats.resident_bytes.expect("linux"), stats.cpu_seconds.expect("linux"));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The past: changes and views against a model that keeps every revision whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -158,10 +158,19 @@ fn keys() -> impl Strategy<Value = Bytes> {
     prop::sample::select(&KEYS[..]).prop_map(Bytes::from)
 }
 
+/// Some make many changes in one revision, but none of one key.
 fn commands() -> impl Strategy<Value = Command> {
+    let txn = |keys: BTreeSet<Bytes>| {
+        let set = |key| internal::Set { key, value: "txn".into(), ..Default::default() };
+        let then = keys.into_iter().map(|key| internal::TxnOp { op: Some(internal::txn_op::Op::Set(set(key))) });
+        Op::Txn(internal::Txn { then: then.collect(), ..Default::default() })
+    };
     prop_oneof![
-        3 => (keys(), vec(any::<u8>(), 0..40)).prop_map(|(key, value)| command::set(key, value)),
-        2 => keys().prop_map(command::delete),
+        6 => (keys(), vec(any::<u8>(), 0..40)).prop_map(|(key, value)| command::set(key, value)),
+        4 => keys().prop_map(command::delete),
+        1 => (keys(), keys())
+            .prop_map(|(start, end)| command::of(Op::DeleteRange(internal::DeleteRange { start, end }))),
+        2 => btree_set(keys(), 0..6).prop_map(move |keys| command::of(txn(keys))),
     ]
 }
 
@@ -287,6 +296,7 @@ proptest! {
             let chunk: Changes = history.changes(from, &KeyRange::all(), limit, now).expect("remembered").into();
             prop_assert!(!chunk.next.is_within() || chunk.next.revision() == from.revision());
             came.extend(chunk.changes.into_iter().map(|change| (change.revision, change.key)));
+            prop_assert!(chunk.next != from || chunk.is_end, "there is a way on");
             from = chunk.next;
             let up_to = from.revision();
             if !from.is_within() {
