@@ -44,3 +44,4 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod systemd;

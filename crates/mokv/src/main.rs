@@ -3,6 +3,7 @@
 //! One file a command: each has its arguments with their help, and `run`. What the commands share: whom to ask
 //! ([`cluster_args`]), how results look ([`output`], [`pair`]) and how a command ends ([`exit`]).
 
+mod check;
 mod cluster_args;
 mod completion;
 mod delete;
@@ -11,6 +12,7 @@ mod exit;
 mod export;
 mod get;
 mod import;
+mod kubernetes;
 mod leave;
 mod list;
 mod logging;
@@ -58,6 +60,8 @@ enum Command {
     Leave(leave::LeaveArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Check(check::CheckArgs),
+    Kubernetes(kubernetes::KubernetesArgs),
     Completion(completion::CompletionArgs),
     /// Print the version
     Version,
@@ -93,6 +97,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Leave(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
+        Command::Check(args) => args.run().await,
+        Command::Kubernetes(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),
         Command::Version => Ok(output::line(format_args!("mokv {}", env!("CARGO_PKG_VERSION")))?),
     }
