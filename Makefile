@@ -1,6 +1,7 @@
 # Every command that a developer needs. `make verify` says whether a change is finished, and changes nothing itself.
 
-.PHONY: help verify test lint docs fix compat sim soak mutants faults interop bench dev clean
+.PHONY: help verify test lint docs fix compat sim soak mutants faults interop bench dev clean \
+	kind docker-build kind-load deploy upgrade redeploy undeploy logs status chart monitoring container pods
 
 # How many seeds `make sim` runs, and the one that it replays instead.
 SEEDS ?= 500
@@ -8,8 +9,22 @@ SEED ?=
 # How long `make soak` runs.
 MINUTES ?= 480
 
+# The image and its tag, the kind cluster, the Helm release and its namespace.
+IMAGE ?= mokv
+TAG ?= 0.1.0
+KIND_CLUSTER ?= mokv
+RELEASE ?= mokv
+NAMESPACE ?= default
+# More for helm: HELM_ARGS="--set replicas=5"
+HELM_ARGS ?=
+
+# Fails with a line that says where to find a tool.
+need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
+
+quickstart: kind docker-build kind-load deploy status ## The whole way to a cluster on Kubernetes: kind, image, chart
+
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 verify: lint test docs compat ## The one check: format, lints, tests, docs, foreign clients
 
@@ -50,8 +65,66 @@ fix: ## Format, and apply what lints can repair
 bench: ## Benchmarks of the store, the log and the snapshots
 	cargo bench --workspace
 
+kind: ## A Kubernetes cluster in Docker, if there is none yet
+	$(call need,docker,https://docs.docker.com/engine/install)
+	$(call need,kind,https://kind.sigs.k8s.io/docs/user/quick-start)
+	@kind get clusters 2>/dev/null | grep -qx "$(KIND_CLUSTER)" || kind create cluster --name "$(KIND_CLUSTER)"
+
+docker-build: ## The image
+	$(call need,docker,https://docs.docker.com/engine/install)
+	docker build --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE):$(TAG) .
+
+kind-load: ## The image, into the kind cluster
+	$(call need,kind,https://kind.sigs.k8s.io/docs/user/quick-start)
+	kind load docker-image $(IMAGE):$(TAG) --name "$(KIND_CLUSTER)"
+
+deploy: ## Install or upgrade the Helm release, and wait until it serves
+	$(call need,helm,https://helm.sh/docs/intro/install)
+	helm upgrade --install $(RELEASE) deploy/mokv --namespace $(NAMESPACE) --create-namespace \
+		--set image.repository=$(IMAGE) --set image.tag=$(TAG) --wait --timeout 5m $(HELM_ARGS)
+
+upgrade: deploy ## The same as deploy
+
+redeploy: docker-build kind-load ## A new image under the same tag, node after node
+	$(call need,kubectl,https://kubernetes.io/docs/tasks/tools)
+	kubectl --namespace $(NAMESPACE) rollout restart statefulset --selector app.kubernetes.io/instance=$(RELEASE)
+	kubectl --namespace $(NAMESPACE) rollout status statefulset --selector app.kubernetes.io/instance=$(RELEASE) --timeout 10m
+
+undeploy: ## Uninstall the release; its volumes stay
+	$(call need,helm,https://helm.sh/docs/intro/install)
+	helm uninstall $(RELEASE) --namespace $(NAMESPACE)
+
+logs: ## Of all nodes, as they come
+	$(call need,kubectl,https://kubernetes.io/docs/tasks/tools)
+	kubectl --namespace $(NAMESPACE) logs --follow --prefix --max-log-requests 20 \
+		--selector app.kubernetes.io/instance=$(RELEASE),app.kubernetes.io/component=node
+
+status: ## Pods, volumes, and what the cluster says of itself
+	$(call need,kubectl,https://kubernetes.io/docs/tasks/tools)
+	kubectl --namespace $(NAMESPACE) get statefulset,pod,pvc --selector app.kubernetes.io/instance=$(RELEASE)
+	@pod=$$(kubectl --namespace $(NAMESPACE) get pod -o name \
+		--selector app.kubernetes.io/instance=$(RELEASE),app.kubernetes.io/component=node | head -1); \
+	[ -z "$$pod" ] || kubectl --namespace $(NAMESPACE) exec "$$pod" -- /mokv members
+
+chart: ## The chart, rendered by Helm, judged by Kubernetes' schemas (fetches their Python packages)
+	tests/chart/run
+
+monitoring: ## The alerts, by promtool (apt-get install prometheus)
+	$(call need,promtool,apt-get install prometheus)
+	promtool check rules deploy/mokv/files/rules.yaml
+	promtool test rules tests/monitoring/rules.test.yaml
+
 dev: ## Three nodes on this machine
 	cargo run --release -- dev
 
 clean: ## Remove what was built
 	cargo clean
+
+pods: ## The lives of the chart's pods, played in Docker (needs docker, openssl and the image)
+	$(call need,docker,https://docs.docker.com/engine/install)
+	tests/pods/run $(IMAGE):$(TAG)
+
+container: ## The image, built with this machine's own toolchain where none can be pulled
+	$(call need,docker,https://docs.docker.com/engine/install)
+	tests/container/builder mokv-builder
+	docker build --build-arg BUILDER=mokv-builder --build-arg TARGET=$$(rustc -vV | sed -n 's/^host: //p') -t $(IMAGE):$(TAG) .

@@ -14,13 +14,13 @@
 //! (`IdentifyResponse.leaving`), so that nobody takes in again what is on its way out.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::disk::{self, Disk};
-use crate::identity::Identity;
+use crate::identity::{DataDir, Identity, IdentityError};
 use crate::runtime::Tasks;
 
 /// The name of the file.
@@ -37,6 +37,9 @@ pub enum DepartureError {
         .0.display()
     )]
     Left(PathBuf),
+    /// The data directory is in use, unreadable, or of another version.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The disk failed.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -157,6 +160,52 @@ impl Departure {
     }
 }
 
+/// Makes the data directory of a node that has left that of a new one, which can join again. What the old one had is the
+/// cluster's, which goes on without it, and is removed. No effect on any other directory.
+///
+/// # Errors
+///
+/// See [`DepartureError`]. No node starts on the directory then; the next call goes on from there.
+pub async fn begin_again(tasks: &Tasks, disk: Arc<dyn Disk>, dir: PathBuf, name: &str) -> Result<bool, DepartureError> {
+    match Departure::open(tasks, disk.clone(), dir.clone()).await {
+        Ok(_) => return Ok(false),
+        Err(DepartureError::Left(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let data_dir = DataDir::open(tasks, disk.clone(), dir.clone(), name).await?;
+    let old = data_dir.identity();
+    for emptied in [data_dir.log_dir(), data_dir.snapshot_dir()] {
+        let (disk, path) = (disk.clone(), emptied.clone());
+        let emptying = tasks.run_disk("departure", async move { remove_files(&*disk, &path).await });
+        emptying.await.map_err(|source| DepartureError::Io { path: emptied, source })?;
+    }
+    // Not before, so that what is left of a node that ended here is found again.
+    data_dir.start_anew().await?;
+    let path = dir.join(FILE);
+    let forgetting = {
+        let path = path.clone();
+        async move {
+            disk::remove_if_present(&*disk, &path).await?;
+            disk.sync_dir(disk::parent(&path)).await
+        }
+    };
+    tasks.run_disk("departure", forgetting).await.map_err(|source| DepartureError::Io { path, source })?;
+    data_dir.close();
+    tracing::info!(left = old.node_id, dir = %dir.display(), "the node has left its cluster: starting as a new one");
+    Ok(true)
+}
+
+async fn remove_files(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let names = match disk.list(dir).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    for name in names {
+        disk.remove(&dir.join(name)).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +236,35 @@ mod tests {
         assert!(departure.has_begun() && departure.settled().await);
         let refused = open(&disk.crash(|_| false)).await.err().expect("it has left");
         assert!(matches!(refused, DepartureError::Left(_)), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn who_has_left_begins_again_without_what_it_had() {
+        let disk = SimDisk::default();
+        let tasks = Tasks::new(1, DiskTasks::Inline);
+        let again = |disk: &SimDisk| {
+            let (tasks, disk) = (tasks.clone(), Arc::new(disk.clone()));
+            async move { begin_again(&tasks, disk, "/data".into(), "a").await.expect("begin again") }
+        };
+        let departure = open(&disk).await.expect("nobody has left");
+        let dir = || async { DataDir::open(&tasks, Arc::new(disk.clone()), "/data".into(), "a").await.expect("open") };
+        let data_dir = dir().await;
+        let old = data_dir.identity();
+        let entries = data_dir.log_dir();
+        disk.create_dir(&entries).await.expect("directory");
+        disk::write_atomically(&disk, &entries.join("entries"), b"what it had").await.expect("write");
+        data_dir.close();
+        assert!(!again(&disk).await, "it has not left");
+        assert_eq!(dir().await.identity().node_id, old.node_id);
+
+        departure.finish(&old).await;
+        dir().await.close();
+        assert!(again(&disk).await);
+        let disk = disk.crash(|_| false);
+        open(&disk).await.expect("it has not left: it is another one");
+        let data_dir = DataDir::open(&tasks, Arc::new(disk.clone()), "/data".into(), "a").await.expect("open");
+        assert_ne!(data_dir.identity().node_id, old.node_id);
+        assert_eq!(data_dir.identity().cluster_id, None);
+        assert_eq!(disk.list(&entries).await.expect("list"), Vec::<String>::new());
     }
 }

@@ -50,4 +50,5 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod systemd;
 pub mod watch;

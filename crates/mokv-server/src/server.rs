@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use mokv_serf::agent::{Transport, UdpTcp};
 
 use crate::config::{Config, EncryptKey, KeySource};
+use crate::departure;
 use crate::disk::{self, OsDisk};
 use crate::gossip::{self, Feed, Gossip, GossipOptions};
 use crate::join_addrs::{self, Lookup};
@@ -27,6 +28,7 @@ use crate::reconcile::Policy;
 use crate::rpc;
 use crate::rpc::peer::GrpcNetwork;
 use crate::runtime::{Tasks, WallClock};
+use crate::systemd;
 
 /// Of the grace period, the part that handing leadership over may take; an election takes as long in the worst case.
 const HAND_OVER_PART: u32 = 3;
@@ -36,6 +38,10 @@ const APPEND_TIMEOUT_PART: u32 = 2;
 
 /// A snapshot that makes no progress for so long is given up, and sent again. Loading one of some gigabytes takes less.
 const SNAPSHOT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The pauses between two looks for an address: the first, and the longest.
+const LOOK_UP_PAUSE_MIN: Duration = Duration::from_millis(100);
+const LOOK_UP_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Why a server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +108,23 @@ async fn look_up(address: &str) -> io::Result<SocketAddr> {
     join_addrs::system_lookup(address.to_owned()).await?.into_iter().next().ok_or_else(unknown)
 }
 
+/// As [`look_up`], but goes on until there is an address: a name may become known only after its node was started, as that of a
+/// pod does.
+async fn look_up_patiently(address: &str) -> SocketAddr {
+    let mut pause = LOOK_UP_PAUSE_MIN;
+    loop {
+        match look_up(address).await {
+            Ok(found) => return found,
+            Err(error) if pause == LOOK_UP_PAUSE_MIN => {
+                tracing::warn!(address, %error, "others are to reach this node at a name that is not known yet: waiting");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LOOK_UP_PAUSE_MAX);
+    }
+}
+
 /// Runs a production server until `shutdown` completes.
 ///
 /// # Errors
@@ -113,7 +136,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         let gossip_listener = listen_to_gossip(&config).await?;
         let listeners = Listeners::bind(&config).await?;
         let tasks = Tasks::from_os()?;
-        let gossip = gossip_options(&config).await?;
+        let gossip = tokio::select! {
+            biased;
+            () = shutdown.as_mut() => return Ok(()),
+            options = gossip_options(&config) => options?,
+        };
+        if config.rejoin_after_leave {
+            let (dir, name) = (config.data_dir.clone(), &config.node_name);
+            let beginning = departure::begin_again(&tasks, Arc::new(OsDisk), dir, name);
+            tasks.scope(beginning).await.map_err(NodeError::Departure)?;
+        }
         let (feed, surroundings) = gossip::feed();
         let seams = Seams {
             tasks: tasks.clone(),
@@ -170,9 +202,7 @@ fn policy(config: &Config) -> Policy {
 async fn gossip_options(config: &Config) -> Result<GossipOptions, RunError> {
     let advertise = &config.advertise_gossip_addr;
     let unusable = |reason: String| RunError::Gossip(reason);
-    let advertise = look_up(advertise).await.map_err(|error| {
-        unusable(format!("{advertise}, which others are told to reach this node at, can't be resolved: {error}"))
-    })?;
+    let advertise = look_up_patiently(advertise).await;
     let key = match &config.encrypt_key {
         None => None,
         Some(KeySource::Given(key)) => Some(key.clone()),
@@ -251,6 +281,7 @@ impl Serving {
             reached(stopping, Stop::Now),
         );
         tasks.spawn(page);
+        systemd::start(&tasks, node.readiness());
 
         let ended = tokio::select! {
             biased;
@@ -265,6 +296,7 @@ impl Serving {
             Ok(_) => tracing::info!(grace = ?self.grace, "stopping"),
             Err(error) => tracing::error!(%error, "stopping"),
         }
+        systemd::stopping();
         let deadline = Instant::now() + self.grace;
         if ended.is_ok() {
             node.hand_over(self.grace / HAND_OVER_PART).await;

@@ -17,7 +17,7 @@ pub(crate) struct ClusterArgs {
 
     /// How long to wait for an answer
     #[arg(long, env = "MOKV_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl ClusterArgs {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod bench;
+mod check;
 mod child;
 mod cluster_args;
 mod completion;
@@ -19,6 +20,7 @@ mod facts;
 mod get;
 mod import;
 mod incr;
+mod kubernetes;
 mod lease;
 mod leave;
 mod list;
@@ -87,6 +89,8 @@ enum Command {
     Bench(bench::BenchArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Check(check::CheckArgs),
+    Kubernetes(kubernetes::KubernetesArgs),
     Completion(completion::CompletionArgs),
     /// Print the version
     Version,
@@ -133,6 +137,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
+        Command::Check(args) => args.run().await,
+        Command::Kubernetes(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),
         Command::Version => Ok(output::line(format_args!("mokv {}", env!("CARGO_PKG_VERSION")))?),
     }

@@ -61,6 +61,8 @@ pub struct Config {
     pub start_join_addrs: Vec<String>,
     /// How the node comes into a cluster if the data directory is empty.
     pub mode: Mode,
+    /// Whether a node that has left its cluster joins again as a new one, without what it had.
+    pub rejoin_after_leave: bool,
     /// Members that vote, at most.
     pub voters_max: usize,
     /// How long a member may be gone before it is removed. `None`: for ever.
@@ -199,6 +201,7 @@ impl Config {
             metrics_port: settings.required("metrics-port", units::parse_port)?,
             start_join_addrs: settings.optional("start-join-addrs", layer::parse_addresses)?.unwrap_or_default(),
             mode: mode(&settings)?,
+            rejoin_after_leave: settings.required("rejoin-after-leave", parse_bool)?,
             voters_max: settings.required("voters-max", |text| count(text, 1))?,
             failed_grace: Some(settings.duration("failed-grace", Duration::ZERO)?).filter(|grace| !grace.is_zero()),
             encrypt_key: encrypt_key(&settings)?,

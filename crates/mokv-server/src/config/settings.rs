@@ -89,6 +89,15 @@ pub const SETTINGS: &[Setting] = &[
         "Form a new cluster as soon as so many nodes with empty data directories, all told the same number, see each other; \
          0 is never",
     ),
+    Setting {
+        name: "rejoin-after-leave",
+        value_name: "BOOL",
+        default: Some("false"),
+        help: "A node that has left its cluster, or was removed, removes what it had and joins again as a new one. Otherwise it \
+               does not start any more. For disks that go with a place, not with a node, as those of a StatefulSet",
+        is_switch: true,
+        is_list: false,
+    },
     value("voters-max", "NODES", Some("7"), "Members that vote, at most; further ones copy the data and serve reads"),
     value(
         "failed-grace",
