@@ -81,7 +81,7 @@ pub fn start(cluster: &Cluster, recorder: &Recorder, stop: &watch::Receiver<bool
         }
         let mut client = Client::new(number as u64, cluster, recorder, session.clone());
         let (mut stop, over) = (stop.clone(), over.clone());
-        if number < cluster.len() {
+        if load.whole && number < cluster.len() {
             watcher::start(cluster, recorder, &stop, over.clone(), number);
         }
         crate::net::harness(async move {
@@ -150,12 +150,20 @@ impl Client {
     async fn step(&mut self) {
         if self.draw(self.load.writes) {
             let in_session = self.draw(self.load.in_session);
-            let op = self.any_write();
+            let op = if self.load.whole { self.any_write() } else { self.simple_write() };
             self.write(op, in_session).await;
             return;
         }
         let key = self.any_key();
         let read = self.read_options();
+        if !self.load.whole {
+            match self.rng.random_range(0..20) {
+                0..=13 => drop(self.get(&key, read).await),
+                14..=18 => drop(self.list("key-", read).await),
+                _ => self.servers().await,
+            }
+            return;
+        }
         match self.rng.random_range(0..40) {
             0..=25 => drop(self.get(&key, read).await),
             26..=33 => {
@@ -193,6 +201,11 @@ impl Client {
             keys_only: self.draw(20),
             read: Read::default(),
         }
+    }
+
+    fn simple_write(&mut self) -> Op {
+        let key = self.any_key();
+        if self.draw(25) { Op::delete(key) } else { Op::set(key, self.token()) }
     }
 
     fn any_write(&mut self) -> Op {
@@ -241,7 +254,10 @@ impl Client {
             0 | 1 => set.ttl_ms = self.rng.random_range(LIVES_MS),
             2 | 3 => set.lease = self.any_lease(),
             4 => set.keep_ttl = true,
-            5 => (set.keep_value, set.ttl_ms) = (true, self.rng.random_range(LIVES_MS)),
+            5 => {
+                (set.keep_value, set.ttl_ms) = (true, self.rng.random_range(LIVES_MS));
+                set.value.clear();
+            }
             _ => {}
         }
         set
@@ -352,10 +368,11 @@ impl Client {
         match self.draw(self.load.local) {
             true => {
                 let min_revision = if self.rng.random_bool(0.5) { self.revision } else { 0 };
-                let max_staleness_ms = if self.rng.random_bool(0.2) { self.rng.random_range(1..2000) } else { 0 };
+                let is_bounded = self.load.whole && self.rng.random_bool(0.2);
+                let max_staleness_ms = if is_bounded { self.rng.random_range(1..2000) } else { 0 };
                 Read { consistency: Consistency::Local, min_revision, max_staleness_ms, at_revision: 0 }
             }
-            false if self.draw(8) && self.revision > 0 => {
+            false if self.load.whole && self.revision > 0 && self.draw(8) => {
                 Read { at_revision: self.rng.random_range(1..=self.revision), ..Read::default() }
             }
             false => Read::linearizable(),

@@ -164,6 +164,8 @@ pub struct Load {
     pub in_session: u32,
     /// Of 100 reads, those that any state will do for.
     pub local: u32,
+    /// Whether they use the whole data model, and watch; otherwise they set, delete, get and list.
+    pub whole: bool,
 }
 
 impl Plan {
@@ -238,6 +240,7 @@ impl Plan {
                 writes: 60,
                 in_session: 50,
                 local: 30,
+                whole: false,
             },
         }
     }
@@ -315,5 +318,6 @@ fn load(rng: &mut SmallRng) -> Load {
         writes: rng.random_range(20..90),
         in_session: one_of(rng, &[0, 50, 100]),
         local: one_of(rng, &[0, 20, 60]),
+        whole: true,
     }
 }

@@ -468,7 +468,8 @@ impl Store {
 
     /// Deletes some keys, at one revision if there are any.
     fn remove(&mut self, id: u64, mut map: Map, is_one: impl Fn(&Row) -> bool) -> u64 {
-        let removed: Vec<String> = map.extract_if(.., |_, row| is_one(row)).map(|(key, _)| key).collect();
+        let removed: Vec<String> = map.iter().filter(|(_, row)| is_one(row)).map(|(key, _)| key.clone()).collect();
+        map.retain(|key, _| !removed.contains(key));
         let deleted = removed.len() as u64;
         if deleted > 0 {
             self.commit(id, map, removed.into_iter().map(|key| Change::Delete { key }).collect());
@@ -517,7 +518,8 @@ impl Store {
 
     fn end(&mut self, is_one: impl Fn(&Row) -> bool, leases: &[u64]) {
         let mut map = self.map().clone();
-        let keys: Vec<String> = map.extract_if(.., |_, row| is_one(row)).map(|(key, _)| key).collect();
+        let keys: Vec<String> = map.iter().filter(|(_, row)| is_one(row)).map(|(key, _)| key.clone()).collect();
+        map.retain(|key, _| !keys.contains(key));
         if !keys.is_empty() {
             self.revisions.push(map);
             self.moments.push(self.now);
