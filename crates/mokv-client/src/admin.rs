@@ -6,9 +6,9 @@ use mokv_proto::cluster::{
 };
 use tonic::Code;
 
-use crate::calls::Retry;
 use crate::client::Client;
-use crate::error::{Effect, Error};
+use crate::error::Error;
+use crate::retry::Effect;
 
 impl Client {
     /// What a node knows about itself and its cluster: the first endpoint that answers.
@@ -17,7 +17,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn status(&self) -> Result<StatusResponse, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
+        let answer = self.ask(Effect::Harmless, |attempt| async move {
             attempt.cluster().status(attempt.request(StatusRequest {})).await
         });
         answer.await
@@ -38,7 +38,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn members_and_peers(&self) -> Result<ListMembersResponse, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| async move {
+        let answer = self.ask(Effect::Harmless, |attempt| async move {
             attempt.cluster().list_members(attempt.request(ListMembersRequest {})).await
         });
         answer.await
@@ -51,7 +51,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn add_member(&self, rpc_addr: &str, learner: bool) -> Result<Member, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| {
+        let answer = self.ask(Effect::Harmless, |attempt| {
             let request = attempt.request(AddMemberRequest { rpc_addr: rpc_addr.to_owned(), learner });
             async move { attempt.cluster().add_member(request).await }
         });
@@ -64,7 +64,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn promote_member(&self, member: &str) -> Result<Member, Error> {
-        let answer = self.endpoints.call(Effect::Harmless, Retry::OnceEach, self.limit(), |attempt| {
+        let answer = self.ask(Effect::Harmless, |attempt| {
             let request = attempt.request(PromoteMemberRequest { member: member.to_owned() });
             async move { attempt.cluster().promote_member(request).await }
         });
@@ -78,7 +78,7 @@ impl Client {
     ///
     /// See [`Error`]; [`Error::Refused`] where the rest could not go on without it.
     pub async fn remove_member(&self, member: &str, force: bool) -> Result<(), Error> {
-        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
+        let answer = self.ask(Effect::Write, |attempt| {
             let request = attempt.request(RemoveMemberRequest { member: member.to_owned(), force });
             async move { attempt.cluster().remove_member(request).await }
         });
@@ -91,7 +91,7 @@ impl Client {
     ///
     /// See [`Error`]; [`Error::Refused`] where the rest could not go on without it.
     pub async fn leave(&self, member: &str) -> Result<(), Error> {
-        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
+        let answer = self.ask(Effect::Write, |attempt| {
             let request = attempt.request(LeaveRequest { member: member.to_owned() });
             async move { attempt.cluster().leave(request).await }
         });
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// See [`Error`].
     pub async fn transfer_leader(&self, to: Option<&str>) -> Result<u64, Error> {
-        let answer = self.endpoints.call(Effect::Write, Retry::OnceEach, self.limit(), |attempt| {
+        let answer = self.ask(Effect::Write, |attempt| {
             let request = attempt.request(TransferLeaderRequest { member: to.unwrap_or_default().to_owned() });
             async move { attempt.cluster().transfer_leader(request).await }
         });

@@ -1,271 +1,410 @@
-//! How one call finds its way: which endpoint is asked, when the next one is, and when to give up.
+//! How one call finds its way: it asks whom [`routes`](crate::routes) name, goes on as [`retry`](crate::retry) says, and
+//! tells both what happened.
 //!
-//! It owns the connections, one an endpoint, made when they are first needed and again whenever they broke. It promises
-//! that a call ends by its deadline, and that what may have taken effect is sent again only where the caller allowed it.
+//! It owns the connections, two for each node: one for operations, one for streams, so that a long list does not hold up a
+//! small read. It promises that a call ends by its deadline.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mokv_proto::api::GetServersResponse;
 use mokv_proto::api::kv_client::KvClient;
+use mokv_proto::cluster::StatusRequest;
 use mokv_proto::cluster::cluster_client::ClusterClient;
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Response, Status};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
 
-use crate::error::{Effect, Error};
+use crate::address::{self, Target};
+use crate::client::Client;
+use crate::error::{Error, Failure, describe};
+use crate::operation::{self, Answer, Operation, unary};
+use crate::pipeline::{self, Failed, Heard, Pipeline};
+use crate::retry::{Effect, Limit, Next, Patience, Retry};
+use crate::routes::{Ended, Errand, Listed, NodeRef, Routes, Want};
 
-/// A node that does not take a connection in this time is passed over.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A node that is silent this long while calls wait is asked for a sign of life, and given up after as long again.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Above the largest request a server can be told to take.
 const MESSAGE_BYTES_MAX: usize = (8 << 20) + (64 << 10);
-/// The pause after the first round in which no endpoint answered; each further one is twice as long.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// About the time that an election takes.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a node may take to answer what the client asks for itself.
+const ERRAND_TIMEOUT: Duration = Duration::from_secs(1);
+/// A stream that ended while an operation came to it is opened again; not more often than this for one attempt.
+const REOPENINGS_MAX: u32 = 3;
 
-/// What may be done when an endpoint fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Retry {
-    /// Ask each other endpoint once, unless the call may have taken effect.
-    OnceEach,
-    /// Ask all endpoints again and again until the deadline, even if the call may have taken effect: the cluster makes
-    /// sure that it does so once.
-    UntilDeadline,
+/// The nodes of a cluster as one client reaches them.
+pub(crate) struct Nodes {
+    connect: Box<dyn Fn(&Endpoint) -> Channel + Send + Sync>,
+    state: Mutex<State>,
 }
 
-/// How long a call may take, all that is done for it included.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    pub(crate) timeout: Duration,
-    pub(crate) deadline: Instant,
+struct State {
+    routes: Routes,
+    connections: BTreeMap<NodeRef, Arc<Connection>>,
+    rng: SmallRng,
 }
 
-impl Limit {
-    /// The limit of a call that begins now.
-    pub(crate) fn from_now(timeout: Duration) -> Self {
-        Self { timeout, deadline: Instant::now() + timeout }
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("routes", &self.lock().routes).finish_non_exhaustive()
     }
 }
 
-/// The endpoints and their connections.
+/// The ways to one node.
 #[derive(Debug)]
-pub(crate) struct Endpoints {
-    nodes: Vec<Node>,
-    /// The one that answered last, or comes after the one that did not answer in time: calls begin with it.
-    preferred: AtomicUsize,
-    /// Draws how long pauses are.
-    rng: Mutex<SmallRng>,
-}
-
-#[derive(Debug)]
-struct Node {
+struct Connection {
     address: String,
-    channel: Channel,
+    operations: Channel,
+    streams: Channel,
+    pipeline: Pipeline,
+    heard: Heard,
 }
 
-/// One attempt of a call: the connection to use, and what is left of the time.
+/// Why a call was not answered.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    Failed(Error),
+    /// See [`Next::OtherSession`].
+    OtherSession,
+}
+
+/// One attempt of a call.
 pub(crate) struct Attempt {
-    channel: Channel,
-    time_left: Duration,
+    /// Who is asked.
+    pub(crate) node: NodeRef,
+    connection: Arc<Connection>,
+    until: Instant,
 }
 
 impl Attempt {
+    /// The key-value service, over the connection for streams.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        kv(&self.connection.streams)
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel.clone())
+        ClusterClient::new(self.connection.streams.clone())
     }
 
     /// A request that tells the server how long the client will wait.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.set_timeout(self.time_left);
+        request.set_timeout(self.time_left());
         request
+    }
+
+    fn time_left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Has the node carry out an operation, over the pipeline or, where the server has none, by a call of its own.
+    async fn operate(self, operation: Operation) -> Result<Answer, Failure> {
+        let Connection { operations, pipeline, heard, .. } = &*self.connection;
+        let began = Instant::now();
+        for _ in 0..REOPENINGS_MAX {
+            return match pipeline.call(|| kv(operations), heard, operation.clone(), self.until).await {
+                Ok(Answer::Error(error)) => understood(&operation, Err(pipeline::status(error))),
+                Ok(answer) => Ok(answer),
+                Err(Failed::NotSent(None)) => continue,
+                Err(Failed::NotSent(Some(status))) => Err(Failure::Unreachable(describe(&status))),
+                Err(Failed::NotSupported) => {
+                    let sent = unary(kv(operations), operation.clone(), self.time_left());
+                    let answered = timeout_at(self.until, sent).await.map_err(|_| Failure::late())?;
+                    heard.now();
+                    understood(&operation, answered)
+                }
+                Err(Failed::NotOpened(status)) => Err(Failure::from_status(&status)),
+                Err(Failed::Lost(status)) => Err(Failure::Lost(describe(&status))),
+                // It has too much to do to take more.
+                Err(Failed::LateUnsent) if heard.is_since(began) => {
+                    Err(Failure::Unavailable("not sent in time".into()))
+                }
+                Err(Failed::LateUnsent) => Err(Failure::Unreachable("no connection in time".into())),
+                Err(Failed::Late) => Err(Failure::late()),
+            };
+        }
+        Err(Failure::Unavailable("the stream ends again and again".into()))
     }
 }
 
-impl Endpoints {
-    pub(crate) fn parse(text: &str, connect: impl Fn(&Endpoint) -> Channel, rng: SmallRng) -> Result<Self, Error> {
-        let list = text.strip_prefix("mokv://").unwrap_or(text).trim_end_matches('/');
-        let nodes = list.split(',').map(|address| Node::new(address.trim(), &connect)).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, preferred: AtomicUsize::new(0), rng: Mutex::new(rng) })
+/// What a node answered. That a key has no value is an answer.
+fn understood(operation: &Operation, answered: Result<Answer, Status>) -> Result<Answer, Failure> {
+    answered.or_else(|status| operation::absence(operation, &status).ok_or_else(|| Failure::from_status(&status)))
+}
+
+fn kv(channel: &Channel) -> KvClient<Channel> {
+    KvClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A call that is counted as under way at a node until this is dropped.
+struct UnderWay<'a> {
+    nodes: &'a Arc<Nodes>,
+    node: NodeRef,
+    ended: Ended,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let errands = {
+            let mut state = self.nodes.lock();
+            state.routes.ended(self.node, self.ended, now);
+            state.routes.errands(now)
+        };
+        self.nodes.send_on(errands);
+    }
+}
+
+impl Nodes {
+    pub(crate) fn new(
+        target: Target,
+        connect: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static,
+        rng: SmallRng,
+    ) -> Self {
+        let routes = Routes::new(target.addresses, target.is_single);
+        let state = State { routes, connections: BTreeMap::new(), rng };
+        Self { connect: Box::new(connect), state: Mutex::new(state) }
     }
 
-    /// Makes a call. `send` is called for each attempt.
-    pub(crate) async fn call<T, F>(
-        &self,
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has an operation carried out. `numbered` is asked for it before each attempt.
+    pub(crate) async fn operate(
+        self: &Arc<Self>,
+        want: Want,
         effect: Effect,
-        retry: Retry,
+        patience: Patience,
+        limit: Limit,
+        numbered: impl Fn() -> Operation,
+    ) -> Result<Answer, Unanswered> {
+        self.call(want, effect, patience, limit, |attempt| attempt.operate(numbered())).await
+    }
+
+    /// Makes a call. `send` is called for each attempt, which may be dropped when its time is over.
+    pub(crate) async fn call<T, F>(
+        self: &Arc<Self>,
+        want: Want,
+        effect: Effect,
+        patience: Patience,
         limit: Limit,
         send: impl Fn(Attempt) -> F,
-    ) -> Result<T, Error>
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut retry = Retry::new(effect, patience, limit);
+        loop {
+            let began = Instant::now();
+            let Some((connection, mut under_way, is_alone)) = self.pick(want, retry.tried(), began) else {
+                let draw = self.lock().rng.random();
+                match retry.round_ended(began, draw) {
+                    Next::After(pause) => sleep(pause).await,
+                    Next::GiveUp(error) => return Err(Unanswered::Failed(error)),
+                    Next::Again | Next::OtherSession => {}
+                }
+                continue;
+            };
+            let node = under_way.node;
+            let until = retry.until(began, is_alone);
+            let sent = send(Attempt { node, connection: connection.clone(), until });
+            let failure = match timeout_at(until, sent).await.unwrap_or_else(|_| Err(Failure::late())) {
+                Ok(answer) => {
+                    under_way.ended = Ended::Answered;
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            under_way.ended = verdict(&failure, connection.heard.is_since(began));
+            drop(under_way);
+            tracing::debug!(address = connection.address, ?failure, "an attempt failed");
+            match retry.failed(node, &connection.address, failure, Instant::now()) {
+                Next::Again | Next::After(_) => {}
+                Next::GiveUp(error) => return Err(Unanswered::Failed(error)),
+                Next::OtherSession => return Err(Unanswered::OtherSession),
+            }
+        }
+    }
+
+    /// Whom to ask, and whether there is anybody else.
+    fn pick(
+        self: &Arc<Self>,
+        want: Want,
+        tried: &[NodeRef],
+        now: Instant,
+    ) -> Option<(Arc<Connection>, UnderWay<'_>, bool)> {
+        let mut state = self.lock();
+        let draw = state.rng.random();
+        let node = state.routes.pick(want, tried, now, draw)?;
+        let is_alone = state.routes.is_alone();
+        let connection = self.connection(&mut state, node);
+        drop(state);
+        let under_way = UnderWay { nodes: self, node, ended: Ended::Abandoned };
+        Some((connection?, under_way, is_alone))
+    }
+
+    /// The ways to a node, which are made if there are none; `None` if the cluster has lost it.
+    fn connection(&self, state: &mut State, node: NodeRef) -> Option<Arc<Connection>> {
+        if let Some(connection) = state.connections.get(&node) {
+            return Some(connection.clone());
+        }
+        let address = state.routes.address(node)?.to_owned();
+        // Only addresses that were understood are routed to.
+        let endpoint = address::endpoint(&address).ok()?;
+        let connection = Arc::new(Connection {
+            address,
+            operations: (self.connect)(&endpoint),
+            streams: (self.connect)(&endpoint),
+            pipeline: Pipeline::default(),
+            heard: Heard::never(),
+        });
+        state.connections.insert(node, connection.clone());
+        Some(connection)
+    }
+
+    /// Notes that a node was silent where it should not have been: others are asked until it answers again.
+    pub(crate) fn avoid(self: &Arc<Self>, node: NodeRef) {
+        let now = Instant::now();
+        let errands = {
+            let mut state = self.lock();
+            state.routes.saw(node, Ended::Failed, now);
+            state.routes.errands(now)
+        };
+        self.send_on(errands);
+    }
+
+    /// Runs errands in the background.
+    fn send_on(self: &Arc<Self>, errands: Vec<Errand>) {
+        for errand in errands {
+            let nodes = self.clone();
+            tokio::spawn(async move { nodes.run(errand).await });
+        }
+    }
+
+    async fn run(&self, errand: Errand) {
+        let (Errand::Ask(node) | Errand::Identify(node)) = errand;
+        let connection = {
+            let mut state = self.lock();
+            self.connection(&mut state, node)
+        };
+        let Some(connection) = connection else { return };
+        match errand {
+            Errand::Ask(_) => {
+                let asked = async { kv(&connection.operations).get_servers(()).await };
+                let answered = timeout(ERRAND_TIMEOUT, asked).await;
+                let mut state = self.lock();
+                match answered {
+                    Ok(Ok(list)) => {
+                        connection.heard.now();
+                        state.routes.answered(node, &listed(list.into_inner()), Instant::now());
+                        let State { routes, connections, .. } = &mut *state;
+                        connections.retain(|node, _| routes.address(*node).is_some());
+                    }
+                    Ok(Err(status)) => {
+                        tracing::debug!(address = connection.address, %status, "a node does not say who the others are");
+                        state.routes.failed(node, Instant::now());
+                    }
+                    Err(_) => state.routes.failed(node, Instant::now()),
+                }
+            }
+            Errand::Identify(_) => {
+                let mut cluster = ClusterClient::new(connection.operations.clone());
+                let answered = timeout(ERRAND_TIMEOUT, cluster.status(StatusRequest {})).await;
+                let mut state = self.lock();
+                match answered {
+                    Ok(Ok(status)) => state.routes.identified(node, status.into_inner().node_id),
+                    Ok(Err(status)) if status.code() == Code::Unimplemented => state.routes.stayed_unknown(node),
+                    _ => state.routes.failed(node, Instant::now()),
+                }
+            }
+        }
+    }
+}
+
+/// What a failure says of the node.
+fn verdict(failure: &Failure, is_heard: bool) -> Ended {
+    match failure {
+        Failure::Unreachable(_) | Failure::Lost(_) => Ended::Failed,
+        Failure::Late(_) if is_heard => Ended::Abandoned,
+        Failure::Late(_) => Ended::Failed,
+        Failure::Unfit(_) => Ended::Unfit,
+        Failure::Unavailable(_)
+        | Failure::Unknown(_)
+        | Failure::Fault { .. }
+        | Failure::NoSession(_)
+        | Failure::SessionFull(_)
+        | Failure::Final(_) => Ended::Answered,
+    }
+}
+
+/// The lines of a server list that name an address.
+fn listed(list: GetServersResponse) -> Vec<Listed> {
+    let is_address = |server: &mokv_proto::api::Server| address::endpoint(&server.rpc_addr).is_ok();
+    let line = |server: mokv_proto::api::Server| Listed {
+        address: server.rpc_addr,
+        node_id: server.node_id,
+        is_leader: server.is_leader,
+    };
+    list.servers.into_iter().filter(is_address).map(line).collect()
+}
+
+/// A stream that a node has opened.
+#[derive(Debug)]
+pub(crate) struct Opened<T> {
+    /// Who answers.
+    pub(crate) node: NodeRef,
+    pub(crate) stream: T,
+}
+
+impl Client {
+    /// Opens a stream, within a limit on how long that may take, on one node after the other until one does. Streams have
+    /// connections of their own, and no deadline unless the caller watches over them: see [`Client::avoid`].
+    pub(crate) async fn open<T, F>(&self, limit: Limit, send: impl Fn(Attempt) -> F) -> Result<Opened<T>, Error>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let send = |attempt: Attempt| {
+            let node = attempt.node;
+            let sent = send(attempt);
+            async move {
+                let stream = sent.await.map_err(|status| Failure::from_status(&status))?;
+                Ok(Opened { node, stream })
+            }
+        };
+        let opened = self.nodes.call(Want::Read, Effect::Harmless, self.patience, limit, send).await;
+        opened.map_err(Unanswered::into_error)
+    }
+
+    /// Asks the endpoints that were given, one after the other, until one answers.
+    pub(crate) async fn ask<T, F>(&self, effect: Effect, send: impl Fn(Attempt) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let Limit { timeout, deadline } = limit;
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut failures = Failures::default();
-        for attempt in 0.. {
-            let index = (first + attempt) % self.nodes.len();
-            let node = &self.nodes[index];
-            let time_left = deadline.saturating_duration_since(Instant::now());
-            let sent = send(Attempt { channel: node.channel.clone(), time_left });
-            let error = match timeout_at(deadline, sent).await {
-                Ok(Ok(response)) => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return Ok(response.into_inner());
-                }
-                Ok(Err(status)) => Error::from_status(&status, effect),
-                Err(_) => Error::timed_out(effect, timeout),
-            };
-            if Instant::now() >= deadline {
-                // The next call does not begin with the node on which this one spent its time.
-                self.preferred.store((index + 1) % self.nodes.len(), Ordering::Relaxed);
-            }
-            let again = may_ask_again(&error, retry);
-            failures.add(&node.address, error);
-            let round_ended = (attempt + 1) % self.nodes.len() == 0;
-            if !again || Instant::now() >= deadline || (round_ended && retry == Retry::OnceEach) {
-                break;
-            }
-            if round_ended {
-                let pause = self.pause_after_round((attempt + 1) / self.nodes.len());
-                if Instant::now() + pause >= deadline {
-                    break;
-                }
-                sleep(pause).await;
-            }
-        }
-        Err(failures.into_error())
-    }
-
-    /// Doubles with each round. Half of it is chance, so that the clients of a lost leader don't come back all at once.
-    fn pause_after_round(&self, round: usize) -> Duration {
-        let doubled = u32::try_from(round - 1).ok().and_then(|shift| 1_u32.checked_shl(shift)).unwrap_or(u32::MAX);
-        let pause = PAUSE_MIN.saturating_mul(doubled).min(PAUSE_MAX);
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        pause.mul_f64(rng.random_range(0.5..=1.0))
-    }
-}
-
-impl Node {
-    fn new(address: &str, connect: &impl Fn(&Endpoint) -> Channel) -> Result<Self, Error> {
-        let wrong = || Error::Invalid(format!("{address:?} is no endpoint: write host:port, like 127.0.0.1:8400"));
-        let uri: Uri = format!("http://{address}").parse().map_err(|_| wrong())?;
-        let is_bare = uri.path() == "/" && uri.query().is_none() && !address.contains('@') && !address.ends_with('/');
-        if !is_bare || uri.port_u16().is_none_or(|port| port == 0) || uri.host().is_none_or(str::is_empty) {
-            return Err(wrong());
-        }
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true);
-        Ok(Self { address: address.to_owned(), channel: connect(&endpoint) })
-    }
-}
-
-fn may_ask_again(error: &Error, retry: Retry) -> bool {
-    match error {
-        Error::Unavailable(_) => true,
-        Error::OutcomeUnknown(_) => retry == Retry::UntilDeadline,
-        _ => false,
-    }
-}
-
-/// What the attempts of one call came to.
-#[derive(Debug, Default)]
-struct Failures {
-    last: Option<Error>,
-    /// Why each endpoint could not answer the last time that it was asked.
-    reasons: BTreeMap<String, String>,
-    /// An earlier attempt may have taken effect.
-    unknown: bool,
-}
-
-impl Failures {
-    fn add(&mut self, address: &str, error: Error) {
-        if let Error::Unavailable(reason) | Error::OutcomeUnknown(reason) = &error {
-            self.reasons.insert(address.to_owned(), reason.clone());
-        }
-        self.unknown |= matches!(error, Error::OutcomeUnknown(_));
-        self.last = Some(error);
-    }
-
-    fn into_error(self) -> Error {
-        let reasons: Vec<_> = self.reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
-        let reasons = reasons.join("; ");
-        match self.last {
-            Some(Error::SessionExpired { .. }) => Error::SessionExpired { maybe_applied: self.unknown },
-            Some(Error::Unavailable(_)) if !self.unknown => Error::Unavailable(reasons),
-            Some(error) if !self.unknown => error,
-            _ => Error::OutcomeUnknown(reasons),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-
-    use super::*;
-
-    fn parse(text: &str) -> Result<Endpoints, Error> {
-        Endpoints::parse(text, Endpoint::connect_lazy, SmallRng::seed_from_u64(1))
-    }
-
-    #[tokio::test]
-    async fn endpoints_are_host_and_port() {
-        let good = ["127.0.0.1:8400", "mokv://a:1,b:2", "a:1, b:2", "[::1]:8400", "mokv://a:1/"];
-        for text in good {
-            parse(text).expect(text);
-        }
-        let bad =
-            ["", "a", "a:", "a:0", "a:99999", ":1", "a:1,", "http://a:1", "a:1/x", "a:1?x", "u@a:1", "a:1,b:2/,c:3"];
-        for text in bad {
-            let error = parse(text).expect_err(text);
-            assert!(matches!(&error, Error::Invalid(reason) if reason.contains("host:port")), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn an_effect_that_was_possible_once_stays_possible() {
-        let unavailable = || Error::Unavailable("refused".into());
-        let unknown = || Error::OutcomeUnknown("broke".into());
-        let join = |errors: Vec<Error>| {
-            let mut failures = Failures::default();
-            for (index, error) in errors.into_iter().enumerate() {
-                failures.add(&format!("n{index}"), error);
-            }
-            failures.into_error()
+        let send = |attempt: Attempt| {
+            let sent = send(attempt);
+            async move { Ok(sent.await.map_err(|status| Failure::from_status(&status))?.into_inner()) }
         };
-        assert_eq!(join(vec![unavailable(), unavailable()]), Error::Unavailable("n0: refused; n1: refused".into()));
-        assert_eq!(join(vec![unknown(), unavailable()]), Error::OutcomeUnknown("n0: broke; n1: refused".into()));
-        assert!(matches!(join(vec![unknown(), Error::DiskFull("d".into())]), Error::OutcomeUnknown(_)));
-        assert_eq!(join(vec![unavailable(), Error::DiskFull("d".into())]), Error::DiskFull("d".into()));
-        let expired = Error::SessionExpired { maybe_applied: false };
-        assert_eq!(join(vec![unknown(), expired.clone()]), Error::SessionExpired { maybe_applied: true });
-        assert_eq!(join(vec![expired.clone()]), expired);
+        let answered = self.nodes.call(Want::Given, effect, Patience::OnceEach, self.limit(), send).await;
+        answered.map_err(Unanswered::into_error)
     }
 
-    #[tokio::test]
-    async fn pauses_grow_to_a_bound() {
-        let endpoints = parse("a:1").expect("endpoints");
-        for (round, longest) in [(1, 50), (2, 100), (3, 200), (6, 1_000), (64, 1_000)] {
-            let longest = Duration::from_millis(longest);
-            let pause = endpoints.pause_after_round(round);
-            assert!(longest / 2 <= pause && pause <= longest, "round {round}: {pause:?}");
+    /// Notes that a node was silent where it should not have been: others are asked until it answers again.
+    pub(crate) fn avoid(&self, node: NodeRef) {
+        self.nodes.avoid(node);
+    }
+}
+
+impl Unanswered {
+    /// The error of a call that is in no session.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Failed(error) => error,
+            Self::OtherSession => Error::Unavailable("the node speaks of a session".into()),
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::error::Error as StdError;
 use std::iter;
-use std::time::Duration;
 
 use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
@@ -12,37 +11,48 @@ use tonic_types::StatusExt;
 const DOMAIN: &str = "mokv";
 
 /// Why a call was not answered.
+///
+/// All but [`Error::OutcomeUnknown`] (and, of writes, [`Error::Unexpected`]) say that the call had no effect and will have
+/// none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// No endpoint could answer. The call had no effect; try again later.
+    /// No node could answer in time. The call had no effect; try again later.
     #[error("unavailable: {0}")]
     Unavailable(String),
 
-    /// The write may have taken effect, or may still. Read to find out, or send it again if doing it twice is harmless;
-    /// a [`Session`](crate::Session) does that by itself, and safely.
+    /// The write may have taken effect, or may still. Read to find out, or send it again if doing it twice is harmless.
     #[error("the outcome of the write is unknown: {0}")]
     OutcomeUnknown(String),
-
-    /// The session gave way to others, because there are too many of them. Open a new one for further writes.
-    #[error("the session has expired: open a new one")]
-    SessionExpired {
-        /// Whether an earlier attempt of the same write may have taken effect. None can any more.
-        maybe_applied: bool,
-    },
 
     /// The leader has no room on its disk. The write had no effect; it will work once there is room.
     #[error("{0}")]
     DiskFull(String),
 
-    /// The store is as large as it may be. The write had no effect; deletes still work.
+    /// The store is as large as it may be, or has as many leases as there may be. The write had no effect; deletes still
+    /// work.
     #[error("{0}")]
     QuotaExceeded(String),
 
-    /// What the call names does not exist. (A missing key is no error: [`Client::get`](crate::Client::get) says `None`.)
+    /// What the call names does not exist: a lease, a member. (A missing key is no error: [`Client::get`](crate::Client::get)
+    /// says `None`.)
     #[error("{0}")]
     NotFound(String),
 
-    /// The cluster is in no state for what was asked; the message says what would have to change. No effect.
+    /// What the call would make exists: a lease of that id.
+    #[error("{0}")]
+    AlreadyExists(String),
+
+    /// What the call asks for is no longer remembered: a read at an old revision, a watch from one on.
+    #[error("{message}")]
+    Compacted {
+        /// The oldest revision that the asked node remembers; 0 if it does not say.
+        oldest: u64,
+        /// What the server said.
+        message: String,
+    },
+
+    /// The store or the cluster is in no state for what was asked; the message says what would have to change. No effect.
     #[error("{0}")]
     Refused(String),
 
@@ -60,76 +70,103 @@ pub enum Error {
     },
 }
 
-/// What a call does to the cluster, which decides what a lost answer means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Nothing, or nothing that doing it again would change: a lost answer is a failure like any other.
-    Harmless,
-    /// A write: without an answer its outcome is unknown.
-    Write,
-}
-
 impl Error {
-    /// The error of a call that ran out of time.
-    pub(crate) fn timed_out(effect: Effect, after: Duration) -> Self {
-        Self::lost(effect, format!("no answer within {after:?}"))
-    }
-
-    /// The error of a call whose answer is lost.
-    fn lost(effect: Effect, reason: String) -> Self {
-        match effect {
-            Effect::Harmless => Self::Unavailable(reason),
-            Effect::Write => Self::OutcomeUnknown(reason),
+    /// The error of a call with no further attempts: a stream that broke, which does no harm.
+    pub(crate) fn of_stream(status: &Status) -> Self {
+        match Failure::from_status(status) {
+            Failure::Final(error) => error,
+            Failure::Fault { code, message } => Self::Unexpected { code, message },
+            Failure::Unreachable(reason)
+            | Failure::Unfit(reason)
+            | Failure::Unavailable(reason)
+            | Failure::Unknown(reason)
+            | Failure::Lost(reason)
+            | Failure::Late(reason)
+            | Failure::NoSession(reason)
+            | Failure::SessionFull(reason) => Self::Unavailable(reason),
         }
     }
+}
 
-    pub(crate) fn from_status(status: &Status, effect: Effect) -> Self {
+/// Why an attempt came to nothing, in terms of what that says of the node and of the effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No connection: no effect.
+    Unreachable(String),
+    /// The node can't serve at present: it knows no leader, or is stopping. No effect.
+    Unfit(String),
+    /// It could not serve this call. No effect.
+    Unavailable(String),
+    /// The node said that it does not know: perhaps an effect.
+    Unknown(String),
+    /// The node failed midway: perhaps an effect.
+    Fault { code: Code, message: String },
+    /// The connection broke: perhaps an effect.
+    Lost(String),
+    /// The attempt's time ran out: perhaps an effect.
+    Late(String),
+    /// The cluster does not know the session: no effect of this attempt, nor of others from now on.
+    NoSession(String),
+    /// The session has too many answers to remember: no effect.
+    SessionFull(String),
+    /// Nobody would answer differently. No effect of this attempt, unless the error says so.
+    Final(Error),
+}
+
+impl Failure {
+    pub(crate) fn late() -> Self {
+        Self::Late("no answer in time".into())
+    }
+
+    pub(crate) fn from_status(status: &Status) -> Self {
         let message = status.message().to_owned();
-        let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
-        match info.as_ref().map(|info| info.reason.as_str()) {
-            Some(
-                "NO_LEADER"
-                | "UNAVAILABLE"
-                | "READ_TIMEOUT"
-                | "REVISION_NOT_REACHED"
-                | "SESSION_FULL"
-                | "LIST_TOO_SLOW",
-            ) => Self::Unavailable(message),
-            Some("OUTCOME_UNKNOWN") => Self::lost(effect, message),
-            Some("SESSION_EXPIRED") => Self::SessionExpired { maybe_applied: false },
-            Some("DISK_FULL") => Self::DiskFull(message),
-            Some("QUOTA_EXCEEDED") => Self::QuotaExceeded(message),
-            Some("NOT_FOUND") => Self::NotFound(message),
-            Some("REFUSED") => Self::Refused(message),
-            Some("INVALID" | "REQUEST_TOO_LARGE") => Self::Invalid(message),
-            _ => Self::from_code(status, effect),
+        let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) else {
+            return Self::from_code(status);
+        };
+        match info.reason.as_str() {
+            "NO_LEADER" | "UNAVAILABLE" | "READ_TIMEOUT" => Self::Unfit(message),
+            "REVISION_NOT_REACHED" | "LIST_TOO_SLOW" | "SAVE_TOO_SLOW" => Self::Unavailable(message),
+            "OUTCOME_UNKNOWN" => Self::Unknown(message),
+            "SESSION_EXPIRED" => Self::NoSession(message),
+            "SESSION_FULL" => Self::SessionFull(message),
+            "DISK_FULL" => Self::Final(Error::DiskFull(message)),
+            "QUOTA_EXCEEDED" | "TOO_MANY_LEASES" => Self::Final(Error::QuotaExceeded(message)),
+            "NOT_FOUND" | "LEASE_NOT_FOUND" => Self::Final(Error::NotFound(message)),
+            "LEASE_EXISTS" => Self::Final(Error::AlreadyExists(message)),
+            "REFUSED" | "NOT_A_NUMBER" => Self::Final(Error::Refused(message)),
+            "INVALID" | "REQUEST_TOO_LARGE" | "FUTURE_REVISION" => Self::Final(Error::Invalid(message)),
+            "COMPACTED" => {
+                let oldest = info.metadata.get("oldest").and_then(|oldest| oldest.parse().ok()).unwrap_or(0);
+                Self::Final(Error::Compacted { oldest, message })
+            }
+            _ => Self::from_code(status),
         }
     }
 
     /// Without a reason of mökv's: the transport, a proxy, or another kind of server.
-    fn from_code(status: &Status, effect: Effect) -> Self {
-        let causes = || causes(status);
-        if causes().any(|error| error.is::<ConnectError>()) {
-            let cause = causes().last().map(ToString::to_string).unwrap_or_default();
-            return Self::Unavailable(format!("can't connect: {cause}"));
+    fn from_code(status: &Status) -> Self {
+        if causes(status).any(|error| error.is::<ConnectError>()) {
+            return Self::Unreachable(format!("can't connect: {}", describe(status)));
         }
         let message = status.message().to_owned();
         match status.code() {
-            Code::NotFound => Self::NotFound(message),
-            Code::InvalidArgument | Code::OutOfRange => Self::Invalid(message),
-            Code::FailedPrecondition => Self::Refused(message),
-            Code::Cancelled | Code::DeadlineExceeded => Self::lost(effect, format!("no answer in time ({message})")),
-            Code::Unavailable => Self::lost(effect, message),
+            Code::NotFound => Self::Final(Error::NotFound(message)),
+            Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Invalid(message)),
+            Code::FailedPrecondition => Self::Final(Error::Refused(message)),
+            Code::AlreadyExists => Self::Final(Error::AlreadyExists(message)),
+            Code::Cancelled | Code::DeadlineExceeded => Self::Late(format!("no answer in time ({message})")),
+            Code::Unavailable => Self::Lost(message),
             // Only errors of the transport have a cause: the connection broke under the call.
-            _ if status.source().is_some() => {
-                let cause = causes().last().map(ToString::to_string).unwrap_or_default();
-                Self::lost(effect, format!("the connection broke: {cause}"))
-            }
-            // A handler that failed midway.
-            Code::Unknown | Code::Internal if effect == Effect::Write => Self::OutcomeUnknown(message),
-            code => Self::Unexpected { code, message },
+            _ if status.source().is_some() => Self::Lost(format!("the connection broke: {}", describe(status))),
+            code @ (Code::Internal | Code::Unknown) => Self::Fault { code, message },
+            code => Self::Final(Error::Unexpected { code, message }),
         }
     }
+}
+
+/// Why a connection or stream broke, in words: the deepest cause says most.
+pub(crate) fn describe(status: &Status) -> String {
+    causes(status).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
 /// What lies below an error of the transport, the deepest cause last.
@@ -144,51 +181,58 @@ mod tests {
     use super::*;
 
     fn with_reason(code: Code, reason: &str, domain: &str) -> Status {
-        Status::with_error_details(code, "m", ErrorDetails::with_error_info(reason, domain, []))
+        let details = ErrorDetails::with_error_info(reason, domain, [("oldest".to_owned(), "7".to_owned())]);
+        Status::with_error_details(code, "m", details)
     }
 
     #[test]
     fn reasons_say_more_than_codes() {
-        let unavailable = || Error::Unavailable("m".into());
+        let text = || "m".to_owned();
+        let unexpected = |code| Failure::Final(Error::Unexpected { code, message: text() });
         let table = [
-            (Code::Unavailable, "NO_LEADER", unavailable()),
-            (Code::Unavailable, "UNAVAILABLE", unavailable()),
-            (Code::Unavailable, "READ_TIMEOUT", unavailable()),
-            (Code::Unavailable, "REVISION_NOT_REACHED", unavailable()),
-            (Code::ResourceExhausted, "SESSION_FULL", unavailable()),
-            (Code::Unavailable, "OUTCOME_UNKNOWN", Error::OutcomeUnknown("m".into())),
-            (Code::Aborted, "SESSION_EXPIRED", Error::SessionExpired { maybe_applied: false }),
-            (Code::ResourceExhausted, "DISK_FULL", Error::DiskFull("m".into())),
-            (Code::ResourceExhausted, "QUOTA_EXCEEDED", Error::QuotaExceeded("m".into())),
-            (Code::NotFound, "NOT_FOUND", Error::NotFound("m".into())),
-            (Code::InvalidArgument, "INVALID", Error::Invalid("m".into())),
-            (Code::ResourceExhausted, "REQUEST_TOO_LARGE", Error::Invalid("m".into())),
-            (Code::FailedPrecondition, "REFUSED", Error::Refused("m".into())),
-            (Code::Aborted, "LIST_TOO_SLOW", unavailable()),
-            (Code::Aborted, "SEQUENCE_FORGOTTEN", Error::Unexpected { code: Code::Aborted, message: "m".into() }),
+            (Code::Unavailable, "NO_LEADER", Failure::Unfit(text())),
+            (Code::Unavailable, "UNAVAILABLE", Failure::Unfit(text())),
+            (Code::Unavailable, "READ_TIMEOUT", Failure::Unfit(text())),
+            (Code::Unavailable, "REVISION_NOT_REACHED", Failure::Unavailable(text())),
+            (Code::Aborted, "LIST_TOO_SLOW", Failure::Unavailable(text())),
+            (Code::Aborted, "SAVE_TOO_SLOW", Failure::Unavailable(text())),
+            (Code::Unavailable, "OUTCOME_UNKNOWN", Failure::Unknown(text())),
+            (Code::Aborted, "SESSION_EXPIRED", Failure::NoSession(text())),
+            (Code::ResourceExhausted, "SESSION_FULL", Failure::SessionFull(text())),
+            (Code::ResourceExhausted, "DISK_FULL", Failure::Final(Error::DiskFull(text()))),
+            (Code::ResourceExhausted, "QUOTA_EXCEEDED", Failure::Final(Error::QuotaExceeded(text()))),
+            (Code::ResourceExhausted, "TOO_MANY_LEASES", Failure::Final(Error::QuotaExceeded(text()))),
+            (Code::NotFound, "NOT_FOUND", Failure::Final(Error::NotFound(text()))),
+            (Code::NotFound, "LEASE_NOT_FOUND", Failure::Final(Error::NotFound(text()))),
+            (Code::AlreadyExists, "LEASE_EXISTS", Failure::Final(Error::AlreadyExists(text()))),
+            (Code::InvalidArgument, "INVALID", Failure::Final(Error::Invalid(text()))),
+            (Code::ResourceExhausted, "REQUEST_TOO_LARGE", Failure::Final(Error::Invalid(text()))),
+            (Code::OutOfRange, "FUTURE_REVISION", Failure::Final(Error::Invalid(text()))),
+            (Code::OutOfRange, "COMPACTED", Failure::Final(Error::Compacted { oldest: 7, message: text() })),
+            (Code::FailedPrecondition, "REFUSED", Failure::Final(Error::Refused(text()))),
+            (Code::FailedPrecondition, "NOT_A_NUMBER", Failure::Final(Error::Refused(text()))),
+            (Code::Aborted, "SEQUENCE_FORGOTTEN", unexpected(Code::Aborted)),
+            (Code::Internal, "INTERNAL", Failure::Fault { code: Code::Internal, message: text() }),
         ];
         for (code, reason, expected) in table {
-            assert_eq!(Error::from_status(&with_reason(code, reason, DOMAIN), Effect::Write), expected, "{reason}");
+            assert_eq!(Failure::from_status(&with_reason(code, reason, DOMAIN)), expected, "{reason}");
         }
     }
 
     #[test]
-    fn a_lost_answer_is_unknown_for_writes_only() {
+    fn without_a_reason_of_ours_an_answer_may_be_lost() {
         let lost = [
-            with_reason(Code::Unavailable, "OUTCOME_UNKNOWN", DOMAIN),
             // What a proxy says is no promise of ours.
             with_reason(Code::Unavailable, "NO_LEADER", "proxy"),
             Status::unavailable("m"),
-            Status::deadline_exceeded("m"),
-            Status::cancelled("m"),
             Status::from_error("broken pipe".into()),
         ];
         for status in lost {
-            assert!(matches!(Error::from_status(&status, Effect::Write), Error::OutcomeUnknown(_)), "{status:?}");
-            assert!(matches!(Error::from_status(&status, Effect::Harmless), Error::Unavailable(_)), "{status:?}");
+            assert!(matches!(Failure::from_status(&status), Failure::Lost(_)), "{status:?}");
         }
-        assert!(matches!(Error::from_status(&Status::internal("m"), Effect::Write), Error::OutcomeUnknown(_)));
-        assert!(matches!(Error::from_status(&Status::internal("m"), Effect::Harmless), Error::Unexpected { .. }));
+        for status in [Status::deadline_exceeded("m"), Status::cancelled("m")] {
+            assert!(matches!(Failure::from_status(&status), Failure::Late(_)), "{status:?}");
+        }
     }
 
     #[test]
@@ -200,7 +244,7 @@ mod tests {
             (Code::Unimplemented, Error::Unexpected { code: Code::Unimplemented, message: "m".into() }),
         ];
         for (code, expected) in table {
-            assert_eq!(Error::from_status(&Status::new(code, "m"), Effect::Write), expected, "{code:?}");
+            assert_eq!(Failure::from_status(&Status::new(code, "m")), Failure::Final(expected), "{code:?}");
         }
     }
 }

@@ -1,131 +1,74 @@
-//! [`Session`]: writes that may be sent again and take effect once.
+//! [`Session`]: a client that remembers what it has seen.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use mokv_proto::api::{DeleteRequest, DeleteResponse, RequestId, SetRequest, SetResponse};
-use tokio::sync::OnceCell;
-use tokio::time::timeout_at;
-
-use crate::calls::{Limit, Retry};
 use crate::client::Client;
-use crate::error::{Effect, Error};
 
-/// A session with the cluster, for exactly-once writes.
+/// A client whose reads never go behind what the session has seen: its own writes, and what it read before.
 ///
-/// The cluster remembers the answers of a session's writes, so a write whose answer was lost is sent again, to another
-/// node even, and takes effect once. One session serves a whole process: share it by reference, its writes may be under
-/// way side by side. A session that has not written for long may have given way to others ([`Error::SessionExpired`]).
-#[derive(Debug)]
+/// Linearizable reads keep that by themselves; [`Get::local`](crate::Get::local) reads on any node keep it through a
+/// session, at the price of a short wait where the node has not come as far yet. What the session has seen is one number,
+/// its [revision](Session::revision), which may be handed to another process.
+///
+/// ```no_run
+/// # async fn example(client: mokv_client::Client) -> Result<(), mokv_client::Error> {
+/// let session = client.session();
+/// session.set("cart", "apples").await?;
+/// let found = session.get("cart").local().await?.expect("what was just set, on whichever node");
+///
+/// // Elsewhere, with the revision in a cookie:
+/// let revision = session.revision();
+/// let other = client.session();
+/// other.saw(revision);
+/// # drop((found, other));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It costs the cluster nothing; make one for each user of yours if you like. Clones share what they have seen.
+#[derive(Debug, Clone)]
 pub struct Session {
     client: Client,
-    client_id: OnceCell<u64>,
-    sequences: Mutex<Sequences>,
+    token: Arc<Token>,
 }
 
 impl Session {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, client_id: OnceCell::new(), sequences: Mutex::default() }
+    pub(crate) fn new(client: &Client) -> Self {
+        let token = Arc::new(Token::default());
+        Self { client: client.with_token(token.clone()), token }
     }
 
-    /// Sets a key, trying until it is answered or the client's timeout is over.
-    ///
-    /// # Errors
-    ///
-    /// See [`Error`].
-    pub async fn set(&self, key: &str, value: impl Into<Bytes>) -> Result<SetResponse, Error> {
-        let message = SetRequest { key: key.to_owned(), value: value.into(), ..SetRequest::default() };
-        let limit = self.client.limit();
-        let ticket = self.ticket(limit).await?;
-        self.client.send_set(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await
+    /// The highest revision that an answer to this session reflected.
+    pub fn revision(&self) -> u64 {
+        self.token.revision()
     }
 
-    /// Deletes a key, trying until it is answered or the client's timeout is over.
-    ///
-    /// # Errors
-    ///
-    /// See [`Error`].
-    pub async fn delete(&self, key: &str) -> Result<DeleteResponse, Error> {
-        let message = DeleteRequest { key: key.to_owned(), ..DeleteRequest::default() };
-        let limit = self.client.limit();
-        let ticket = self.ticket(limit).await?;
-        self.client.send_delete(message, Retry::UntilDeadline, limit, || Some(ticket.request_id())).await
-    }
-
-    /// Opens the session if need be, within the time of the write that needs it.
-    async fn ticket(&self, limit: Limit) -> Result<Ticket<'_>, Error> {
-        let opened = self.client_id.get_or_try_init(|| self.client.open_session(limit));
-        // Another write, with another limit, may be opening it.
-        let opened = timeout_at(limit.deadline, opened).await;
-        let client_id = *opened.unwrap_or_else(|_| Err(Error::timed_out(Effect::Harmless, limit.timeout)))?;
-        Ok(Ticket { session: self, client_id, sequence: self.lock().begin() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Sequences> {
-        self.sequences.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on reads reflect at least this revision.
+    pub fn saw(&self, revision: u64) {
+        self.token.saw(revision);
     }
 }
 
-/// A write that is under way. Dropped, it is answered or given up; either way no answer is expected any more, and the
-/// cluster may forget it.
-struct Ticket<'a> {
-    session: &'a Session,
-    client_id: u64,
-    sequence: u64,
-}
+impl Deref for Session {
+    type Target = Client;
 
-impl Ticket<'_> {
-    fn request_id(&self) -> RequestId {
-        let first_unanswered = self.session.lock().first_unanswered();
-        RequestId { client_id: self.client_id, sequence: self.sequence, first_unanswered }
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.session.lock().end(self.sequence);
-    }
-}
-
-/// The sequence numbers of a session, from 1 on.
+/// The highest revision that was seen.
 #[derive(Debug, Default)]
-struct Sequences {
-    last: u64,
-    unanswered: BTreeSet<u64>,
-}
+pub(crate) struct Token(AtomicU64);
 
-impl Sequences {
-    fn begin(&mut self) -> u64 {
-        self.last += 1;
-        self.unanswered.insert(self.last);
-        self.last
+impl Token {
+    pub(crate) fn revision(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
     }
 
-    fn end(&mut self, sequence: u64) {
-        self.unanswered.remove(&sequence);
-    }
-
-    fn first_unanswered(&self) -> u64 {
-        self.unanswered.first().copied().unwrap_or(self.last + 1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_unanswered_moves_with_the_slowest() {
-        let mut sequences = Sequences::default();
-        assert_eq!([sequences.begin(), sequences.begin(), sequences.begin()], [1, 2, 3]);
-        sequences.end(2);
-        assert_eq!(sequences.first_unanswered(), 1);
-        sequences.end(1);
-        assert_eq!(sequences.first_unanswered(), 3);
-        sequences.end(3);
-        assert_eq!(sequences.first_unanswered(), 4);
-        assert_eq!(sequences.begin(), 4);
-        assert_eq!(sequences.first_unanswered(), 4);
+    pub(crate) fn saw(&self, revision: u64) {
+        self.0.fetch_max(revision, Ordering::AcqRel);
     }
 }

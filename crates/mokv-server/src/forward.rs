@@ -58,7 +58,22 @@ struct Link {
 struct Job {
     call: Call,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Answer, ForwardFailure>>,
+    reply: oneshot::Sender<Result<Reply, ForwardFailure>>,
+}
+
+/// What the leader answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// A read index: the leader answered for its lease.
+    pub by_lease: bool,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self { answer, by_lease: false }
+    }
 }
 
 impl Forwarder {
@@ -78,30 +93,41 @@ impl Forwarder {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, ForwardFailure> {
-        match self.call(leader, Call::Command(command), deadline).await? {
+        match self.ask(leader, Call::Command(command), deadline).await?.answer {
             Answer::Outcome(outcome) => Ok(outcome),
             _ => Err(ForwardFailure::Unknown("the leader's answer was not understood".into())),
         }
     }
 
-    /// Asks the leader for a read index.
+    /// Asks the leader for a read index; with `lease` it may answer for its lease, and says whether it did.
     ///
     /// # Errors
     ///
     /// See [`ForwardFailure`].
-    pub async fn read_index(&self, leader: &(NodeId, MemberInfo), deadline: Instant) -> Result<LogId, ForwardFailure> {
-        match self.call(leader, Call::ReadIndex(ReadIndex { lease: false }), deadline).await? {
-            Answer::ReadIndex(log_id) => Ok(log_id),
+    pub async fn read_index(
+        &self,
+        leader: &(NodeId, MemberInfo),
+        lease: bool,
+        deadline: Instant,
+    ) -> Result<(LogId, bool), ForwardFailure> {
+        match self.ask(leader, Call::ReadIndex(ReadIndex { lease }), deadline).await? {
+            Reply { answer: Answer::ReadIndex(log_id), by_lease } => Ok((log_id, by_lease)),
             _ => Err(ForwardFailure::NotLeader),
         }
     }
 
-    async fn call(
+    /// Has the leader answer a call. What is no command has no effect that a second one would not have, and never fails as
+    /// [`ForwardFailure::Unknown`] on the way.
+    ///
+    /// # Errors
+    ///
+    /// See [`ForwardFailure`].
+    pub async fn ask(
         &self,
         leader: &(NodeId, MemberInfo),
         call: Call,
         deadline: Instant,
-    ) -> Result<Answer, ForwardFailure> {
+    ) -> Result<Reply, ForwardFailure> {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs(leader);
         if jobs.send(Job { call, deadline, reply }).await.is_err() {
@@ -154,7 +180,7 @@ struct Pending(Arc<Mutex<Unanswered>>);
 #[derive(Default)]
 struct Unanswered {
     last_number: u64,
-    jobs: BTreeMap<u64, (bool, oneshot::Sender<Result<Answer, ForwardFailure>>)>,
+    jobs: BTreeMap<u64, (bool, oneshot::Sender<Result<Reply, ForwardFailure>>)>,
     /// Callers that have gone are dropped when there are this many entries.
     sweep_at: usize,
 }
@@ -193,7 +219,7 @@ impl Pending {
             if let Some((_, reply)) = unanswered.jobs.remove(&result.number) {
                 drop(reply.send(match result.result {
                     Some(Answer::Error(error)) => Err(failure(error)),
-                    Some(answer) => Ok(answer),
+                    Some(answer) => Ok(Reply { answer, by_lease: result.by_lease }),
                     None => Err(ForwardFailure::Unknown("the leader's answer was not understood".into())),
                 }));
             }
@@ -221,7 +247,7 @@ pub fn millis(duration: Duration) -> u32 {
 pub fn serve<H, F>(requests: MessageStream<ForwardRequest>, handle: H) -> MessageStream<ForwardResponse>
 where
     H: Fn(Call, Instant) -> F + Send + 'static,
-    F: Future<Output = Result<Answer, ForwardFailure>> + Send + 'static,
+    F: Future<Output = Result<Reply, ForwardFailure>> + Send + 'static,
 {
     requests
         .flat_map(|request| stream::iter(request.items))
@@ -229,11 +255,11 @@ where
             let deadline = Instant::now() + Duration::from_millis(item.timeout_ms.into());
             let answer = item.call.map(|call| handle(call, deadline));
             async move {
-                let result = match answer {
-                    Some(answer) => answer.await.unwrap_or_else(|failure| Answer::Error(error(failure))),
-                    None => Answer::Error(error(ForwardFailure::Unknown("not understood".into()))),
+                let reply = match answer {
+                    Some(answer) => answer.await.unwrap_or_else(|failure| Answer::Error(error(failure)).into()),
+                    None => Answer::Error(error(ForwardFailure::Unknown("not understood".into()))).into(),
                 };
-                ForwardResult { number: item.number, result: Some(result), by_lease: false }
+                ForwardResult { number: item.number, result: Some(reply.answer), by_lease: reply.by_lease }
             }
         })
         .buffer_unordered(QUEUE_MAX)

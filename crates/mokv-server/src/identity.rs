@@ -46,6 +46,8 @@ const FILE: &str = "identity";
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snapshots";
+/// What `mkfs` puts into a new file system.
+const LOST_AND_FOUND: &str = "lost+found";
 const HEADER: &str = "# mökv node identity. Do not edit or copy: see docs/storage.md";
 
 /// Who a node is.
@@ -109,6 +111,16 @@ pub enum IdentityError {
         /// Its version.
         version: u32,
     },
+    /// There is something in a directory that should be empty.
+    #[error(
+        "{} is not empty: give an empty directory, or one that does not exist. If it is what a restore has left that was \
+         interrupted, remove it first",
+        .0.display()
+    )]
+    NotEmpty(PathBuf),
+    /// There is no node.
+    #[error("{} is not the data directory of a node: there is no identity in it", .0.display())]
+    NoNode(PathBuf),
     /// There is a log, and nobody whose it is.
     #[error(
         "{} has a log but no identity: it was copied in part, or its identity was deleted. Move it away and let this \
@@ -180,12 +192,59 @@ impl DataDir {
         let opening = open(disk.clone(), path.clone(), name.to_owned(), new_id);
         let opened = tasks.run_disk("identity", async move { Ok(opening.await) }).await;
         let (identity, lock) = opened.map_err(|source| IdentityError::Io { path: path.clone(), source })??;
+        Ok(Self::of(tasks, disk, path, identity, lock))
+    }
+
+    /// Opens and locks a directory that is empty or missing, for a node whose log and snapshots are made before it exists.
+    /// It does from [`DataDir::set_cluster_id`] on; until then there is a log without an identity, or nothing, and no node
+    /// starts on that.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::NotEmpty`], [`IdentityError::InUse`] and [`IdentityError::Io`].
+    pub async fn open_empty(
+        tasks: &Tasks,
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        name: &str,
+    ) -> Result<Self, IdentityError> {
+        let identity = Identity::new(NodeId::max(1, tasks.rng().next_u64()), name.to_owned());
+        let opening = {
+            let (disk, path) = (disk.clone(), path.clone());
+            async move { Ok(lock_empty(&*disk, &path).await) }
+        };
+        let opened = tasks.run_disk("identity", opening).await;
+        let lock = opened.map_err(|source| IdentityError::Io { path: path.clone(), source })??;
+        Ok(Self::of(tasks, disk, path, identity, lock))
+    }
+
+    /// Opens and locks the directory of a node that exists, and leaves it its name.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::NoNode`] and those of [`DataDir::open`].
+    pub async fn open_existing(tasks: &Tasks, disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, IdentityError> {
+        let file = path.join(FILE);
+        let reading = {
+            let (disk, file) = (disk.clone(), file.clone());
+            async move { Ok(disk::read(&*disk, &file).await) }
+        };
+        let read = tasks.run_disk("identity", reading).await.and_then(|read| read);
+        let bytes = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(IdentityError::NoNode(path)),
+            read => read.map_err(|source| IdentityError::Io { path: file.clone(), source })?,
+        };
+        let name = decode(&file, &bytes)?.name;
+        Self::open(tasks, disk, path, &name).await
+    }
+
+    fn of(tasks: &Tasks, disk: Arc<dyn Disk>, path: PathBuf, identity: Identity, lock: Box<dyn Lock>) -> Self {
         let cluster_id = watch::Sender::new(identity.cluster_id.clone());
         let identity = watch::Sender::new(identity);
         let (tasks, changing) = (tasks.clone(), tokio::sync::Mutex::default());
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner { tasks, disk, path, identity, cluster_id, changing, lock: Mutex::new(Some(lock)) }),
-        })
+        }
     }
 
     /// Who the node is.
@@ -198,14 +257,50 @@ impl DataDir {
         self.inner.cluster_id.subscribe()
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
     /// Where the log is.
     pub fn log_dir(&self) -> PathBuf {
-        self.inner.path.join(numbered(LOG, self.identity().generation))
+        self.log_dir_of(self.identity().generation)
     }
 
     /// Where the snapshots are.
     pub fn snapshot_dir(&self) -> PathBuf {
-        self.inner.path.join(numbered(SNAPSHOTS, self.identity().generation))
+        self.snapshot_dir_of(self.identity().generation)
+    }
+
+    /// Where the nth node has its log.
+    pub(crate) fn log_dir_of(&self, generation: u32) -> PathBuf {
+        self.inner.path.join(numbered(LOG, generation))
+    }
+
+    /// Where the nth node has its snapshots.
+    pub(crate) fn snapshot_dir_of(&self, generation: u32) -> PathBuf {
+        self.inner.path.join(numbered(SNAPSHOTS, generation))
+    }
+
+    /// The generation of the next node in this directory: the first one after the present of which there is nothing. An
+    /// interrupted [`DataDir::succeed`] may have left something of the one that it was about to make.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`].
+    pub(crate) async fn next_generation(&self) -> Result<u32, IdentityError> {
+        let this = self.clone();
+        let looking = async move {
+            let mut generation = this.identity().generation + 1;
+            while !is_empty(&*this.inner.disk, &this.log_dir_of(generation)).await?
+                || !is_empty(&*this.inner.disk, &this.snapshot_dir_of(generation)).await?
+            {
+                generation += 1;
+            }
+            Ok(generation)
+        };
+        let found = self.inner.tasks.run_disk("identity", looking).await;
+        found.map_err(|source| IdentityError::Io { path: self.inner.path.clone(), source })
     }
 
     /// Gives the directory back to other processes. The caller has closed everything in it.
@@ -246,13 +341,22 @@ impl DataDir {
     /// [`IdentityError::Io`]; the directory is still that of the old node then.
     pub async fn start_anew(&self) -> Result<(), IdentityError> {
         let node_id = NodeId::max(1, self.inner.tasks.rng().next_u64());
+        let generation = self.next_generation().await?;
+        self.succeed(Identity { generation, ..Identity::new(node_id, self.identity().name) }).await
+    }
+
+    /// Makes the directory that of another node, durably and at once, whose log and snapshots are those of its generation.
+    /// The caller has ended everything that the old one had open; its log and its snapshots stay where they are, and its
+    /// identity beside them.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`]; the directory is still that of the old node then.
+    pub(crate) async fn succeed(&self, heir: Identity) -> Result<(), IdentityError> {
         let old = self.identity();
+        debug_assert!(heir.generation > old.generation && heir.node_id != old.node_id, "{heir:?} after {old:?}");
         self.write(format!("{FILE}-{}", old.generation), &old).await?;
-        let rule = |identity: &mut Identity| {
-            let (name, generation) = (identity.name.clone(), identity.generation + 1);
-            *identity = Identity { generation, ..Identity::new(node_id, name) };
-        };
-        self.amend(rule).await
+        self.amend(|identity| *identity = heir).await
     }
 
     /// Changes the identity by a rule that sees it as it is, durably. What the rule returns is true when this returns.
@@ -333,6 +437,43 @@ impl DataDir {
         };
         let written = self.inner.tasks.run_disk("identity", writing).await;
         written.map_err(|source| IdentityError::Io { path, source })
+    }
+}
+
+/// The id of a new cluster: no two have the same.
+pub(crate) fn fresh_cluster_id(tasks: &Tasks) -> String {
+    let mut rng = tasks.rng();
+    format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64())
+}
+
+/// Whether there is nothing in a directory, or no such directory.
+async fn is_empty(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+    match disk.list(dir).await {
+        Ok(names) => Ok(names.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates and locks a directory in which there is nothing yet.
+async fn lock_empty(disk: &dyn Disk, path: &Path) -> Result<Box<dyn Lock>, IdentityError> {
+    let failed = |source| IdentityError::Io { path: path.to_owned(), source };
+    disk.create_dir(path).await.map_err(failed)?;
+    // Looked at first: a directory of something else gets no lock file.
+    for name in disk.list(path).await.map_err(failed)? {
+        let is_harmless = match name.as_str() {
+            LOCK | LOST_AND_FOUND => true,
+            // Of a restore that failed.
+            LOG | SNAPSHOTS => is_empty(disk, &path.join(&name)).await.map_err(failed)?,
+            _ => false,
+        };
+        if !is_harmless {
+            return Err(IdentityError::NotEmpty(path.to_owned()));
+        }
+    }
+    match disk.lock(&path.join(LOCK)).await {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(IdentityError::InUse(path.to_owned())),
+        lock => lock.map_err(failed),
     }
 }
 

@@ -8,7 +8,14 @@
 //! Until all have answered, or the time is over, no vote is granted, nothing that a leader sends is taken in, and this node
 //! does not stand for election. The time is a part of an election timeout, so that nodes that start together still find a
 //! leader as soon as ever, and a node whose peers are all away goes on without them.
+//!
+//! One more thing is forgotten, with any disk: when this node acknowledged its leader last. From then on it helps nobody
+//! else to leadership for `election_timeout_max`, and the leader may rely on that ([`LEASE_PART`](crate::raft::LEASE_PART)).
+//! So for that time after the start it neither votes nor stands for election, unless that leader has answered and leads no
+//! more. Which one it was is on the disk: a vote is synced before a leader is acknowledged. A leader that hands over
+//! relies on nothing any more, so its successor gets the vote.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +23,12 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use mokv_proto::internal::{AppendRequest, GreetRequest, GreetResponse, Vote, VoteRequest, VoteResponse};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::incarnation::REMEDY;
 use crate::mutants::mutant;
 use crate::peer::{Caller, Lane, MessageStream, PeerNetwork, Target};
-use crate::raft::types::{LogId, log_id_from_proto};
+use crate::raft::types::{LogId, NodeId, log_id_from_proto};
 use crate::raft::{Member, Raft};
 use crate::runtime::Tasks;
 
@@ -40,6 +47,8 @@ pub struct Newcomer {
     pub last: Option<LogId>,
     /// How long it waits for those that don't answer.
     pub patience: Duration,
+    /// For how long a leader may rely on an acknowledgement.
+    pub lease: Duration,
 }
 
 /// How far the introduction of this node has come. Cheap to clone.
@@ -50,10 +59,12 @@ pub struct Introduction {
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    answers: usize,
+    /// Who has answered, and whether it leads.
+    answers: BTreeMap<NodeId, bool>,
     /// The newest vote of which an answer told.
     newest_vote: Option<Vote>,
     is_over: bool,
+    may_vote: bool,
 }
 
 impl Introduction {
@@ -68,6 +79,12 @@ impl Introduction {
     pub async fn over(&self) {
         // A node that is ending waits for nothing.
         drop(self.state.clone().wait_for(|state| state.is_over).await);
+    }
+
+    /// Waits until this node may help another one to leadership.
+    pub async fn may_vote(&self, request: &VoteRequest) {
+        let forgets = mutant!(LeaseForgotten) || request.leadership_transfer;
+        drop(self.state.clone().wait_for(|state| state.may_vote || (state.is_over && forgets)).await);
     }
 
     /// The requests of a leader, as soon as they may be taken in. Ends with the first one of a term before that of the newest
@@ -100,17 +117,24 @@ impl Introduction {
 
 impl Newcomer {
     async fn introduce(self, publish: watch::Sender<State>) {
+        let start = Instant::now();
         let own_term = self.raft.term();
+        let relying = self.raft.acknowledged_leader().filter(|leader| *leader != self.caller.node_id);
         let members = self.raft.members();
-        let others = || members.iter().filter(|member| member.node_id != self.caller.node_id);
-        if others().any(|member| member.is_voter) && !mutant!(FirstVoteUnasked) {
-            let asking = join_all(others().map(|member| self.greet(member, own_term, &publish)));
+        let others: Vec<_> = members.iter().filter(|member| member.node_id != self.caller.node_id).collect();
+        if others.iter().any(|member| member.is_voter) && !mutant!(FirstVoteUnasked) {
+            let asking = join_all(others.iter().map(|member| self.greet(member, own_term, &publish)));
             if timeout(self.patience, asking).await.is_err() {
-                let answers = publish.borrow().answers;
-                tracing::info!(answers, members = members.len() - 1, "going on without the answers of all members");
+                let answers = publish.borrow().answers.len();
+                tracing::info!(answers, members = others.len(), "going on without the answers of all members");
+            }
+            publish.send_modify(|state| state.is_over = true);
+            let leads_no_more = |leader| publish.borrow().answers.get(&leader) == Some(&false);
+            if relying.is_some_and(|leader| !leads_no_more(leader)) && !mutant!(LeaseForgotten) {
+                sleep_until(start + self.lease).await;
             }
         }
-        publish.send_modify(|state| state.is_over = true);
+        publish.send_modify(|state| (state.is_over, state.may_vote) = (true, true));
         self.raft.allow_elections();
     }
 
@@ -138,7 +162,7 @@ impl Newcomer {
             if newest(&answer.vote) > newest(&state.newest_vote) {
                 state.newest_vote = answer.vote;
             }
-            state.answers += 1;
+            state.answers.insert(member.node_id, answer.leads);
         });
     }
 }
@@ -164,7 +188,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_lost_that_the_leader_of_this_nodes_term_was_told_of() {
-        let answer = |term| GreetResponse { vote: vote(term), matched: Some(log_id_to_proto(&log_id(5, 100))) };
+        let answer =
+            |term| GreetResponse { vote: vote(term), matched: Some(log_id_to_proto(&log_id(5, 100))), leads: true };
         let lost_of = |term, own_term, last| lost(&answer(term), own_term, last);
         assert_eq!(lost_of(5, 5, Some(log_id(5, 100))), None);
         assert_eq!(lost_of(5, 5, Some(log_id(5, 99))), Some(log_id(5, 100)));
@@ -172,7 +197,7 @@ mod tests {
         assert_eq!(lost_of(5, 5, None), Some(log_id(5, 100)));
         // A leader of a later term may have had it dropped.
         assert_eq!(lost_of(5, 6, Some(log_id(5, 99))), None);
-        assert_eq!(lost(&GreetResponse { vote: vote(5), matched: None }, 5, None), None);
+        assert_eq!(lost(&GreetResponse { vote: vote(5), ..GreetResponse::default() }, 5, None), None);
     }
 
     #[test]

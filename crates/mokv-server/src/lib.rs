@@ -3,7 +3,7 @@
 //! Calls go down, facts come up (as return values, or in a `watch`):
 //!
 //! ```text
-//! server -> rpc -> node -> { leave, members, reconcile, maintenance, proposer, read_gate, forward } -> raft
+//! server -> rpc -> node -> { leave, members, reconcile, expiry, maintenance, proposer, lease_keeper, read_rounds, forward, watch } -> raft
 //!   -> { snapshot, store } -> command
 //! ```
 //!
@@ -18,24 +18,30 @@ pub mod departure;
 pub mod discovery;
 pub mod disk;
 pub mod error;
+pub mod expiry;
 pub mod formation;
 pub mod forward;
+pub mod freshness;
 pub mod gossip;
 pub mod identity;
 pub mod incarnation;
 pub mod introduction;
 pub mod join_addrs;
+pub mod lease_keeper;
 pub mod leave;
+pub mod log_clock;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
+pub mod offline;
 pub mod peer;
 pub mod peer_service;
 pub mod proposer;
 pub mod raft;
 pub mod read_gate;
+pub mod read_rounds;
 pub mod reconcile;
 pub mod room;
 pub mod rpc;
@@ -44,3 +50,4 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod watch;

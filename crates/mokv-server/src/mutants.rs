@@ -115,6 +115,16 @@ mod active {
         ConditionIgnored,
         /// A key ends before its deadline.
         ExpireEarly,
+        /// The leader's log time passes twice as fast as real time.
+        LogTimeRunsFast,
+        /// A keep-alive is answered without asking a majority.
+        KeepAliveUnconfirmed,
+        /// A new leader does not renew the leases that it found.
+        NewLeaderKeepsDeadlines,
+        /// A local read ignores how old it may be.
+        StaleReadServed,
+        /// A node votes after a start as if it had never acknowledged a leader.
+        LeaseForgotten,
     }
 
     thread_local! {

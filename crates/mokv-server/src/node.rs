@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::forward_result::Result as Answer;
-use mokv_proto::internal::{LogId, Txn, txn_op};
+use mokv_proto::internal::txn_op::Op as TxnOperation;
+use mokv_proto::internal::{KeepAlive, LeaseState, LeaseTime as AskLeaseTime, ReadIndex, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -20,26 +21,32 @@ use crate::departure::{Departure, DepartureError};
 use crate::discovery::{PeerState, Peers};
 use crate::disk::Disk;
 use crate::error::RequestError;
+use crate::expiry::{self, Expired};
 use crate::formation::core::{Me, Mode};
 use crate::formation::{Formation, Outlook, Parts, Surroundings};
-use crate::forward::{ForwardFailure, Forwarder};
+use crate::forward::{ForwardFailure, Forwarder, Reply};
+pub use crate::freshness::{Consistency, Freshness};
 use crate::identity::{DataDir, IdentityError};
 use crate::incarnation::{self, Starts};
 use crate::introduction::{Introduction, Newcomer};
+use crate::lease_keeper::LeaseKeeper;
+pub use crate::lease_keeper::LeaseTime;
+use crate::log_clock::SharedLogClock;
 use crate::maintenance;
 use crate::mutants::mutant;
 use crate::peer::{Caller, Envelope, Lane, PeerNetwork, Target};
-use crate::proposer::Proposer;
+use crate::proposer::{Proposer, Proposing};
 use crate::raft::log::{Log, LogError, LogOptions};
 use crate::raft::types::{self, NodeId, log_id_from_proto};
 use crate::raft::{Leadership, ProposeError, Raft, RaftOptions, ReadIndexError, Role, StartError};
-use crate::read_gate::ReadGate;
+use crate::read_rounds::{Means, ReadRounds, leader_changed};
 use crate::reconcile::{self, Following, Policy};
 use crate::room::{self, Rooms};
 use crate::runtime::Tasks;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::status::NodeStatus;
-use crate::store::Store;
+use crate::store::{LogTime, Store};
+use crate::watch::Watches;
 
 #[cfg(test)]
 mod crash_tests;
@@ -114,6 +121,12 @@ pub struct NodeOptions {
     /// Bytes of log since the last snapshot that bring the next one. As much log is kept behind a snapshot, for members
     /// that were away for a while.
     pub snapshot_log_bytes: u64,
+    /// Bytes of changes that are remembered: for watches that fall behind or begin in the past, and for reads of older
+    /// revisions.
+    pub history_bytes: u64,
+    /// Whether this node, while it leads, answers reads for its lease that may be answered so: see
+    /// [`LEASE_PART`](crate::raft::LEASE_PART).
+    pub lease_reads: bool,
 }
 
 /// Why a node did not start. Nothing was changed beyond what a crash at this point could have left.
@@ -150,15 +163,6 @@ pub enum NodeError {
     Bootstrap(String),
 }
 
-/// How fresh a read has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consistency {
-    /// Reflects every write acknowledged before the read.
-    Linearizable,
-    /// What this node has.
-    Local,
-}
-
 /// Whether the node is fit to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
@@ -184,15 +188,16 @@ struct Inner {
     /// The gossip that the membership follows.
     following: watch::Sender<Option<Following>>,
     store: Store,
+    watches: Watches,
     log: Log,
     snapshots: Snapshots,
     raft: Raft,
     formation: Formation,
     proposer: Proposer,
-    /// Rounds of this node as leader.
-    leader_gate: ReadGate,
-    /// Rounds for this node's readers, wherever the leader is.
-    gate: ReadGate,
+    clock: SharedLogClock,
+    keeper: LeaseKeeper,
+    expired: Expired,
+    rounds: ReadRounds,
     forwarder: Forwarder,
     introduction: Introduction,
     readiness: watch::Receiver<Readiness>,
@@ -216,7 +221,7 @@ impl Node {
         let log = Log::open(&tasks, disk.clone(), data_dir.log_dir(), options.log.clone()).await?;
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
-        let store = Store::new();
+        let store = Store::with_history(options.history_bytes);
         let last = last_entry(&log, &snapshots);
         // Whatever may keep this node from starting has been looked at: a start that fails is none.
         let starts = Starts::new(node_id, data_dir.begin_start().await?, store.clone());
@@ -253,31 +258,26 @@ impl Node {
                 peers: peers.clone(),
                 last,
                 patience: options.raft.election_timeout_min / INTRODUCTION_PART,
+                lease: options.raft.election_timeout_max,
             },
         );
         tasks.spawn(incarnation::record(caller.starts.clone(), raft.clone(), log.clone()));
-        let proposer = Proposer::start(&tasks, raft.clone());
-        let leader_gate = ReadGate::start(&tasks, {
-            let raft = raft.clone();
-            move || {
-                let raft = raft.clone();
-                async move { raft.read_index().await }
-            }
-        });
+        let watches = Watches::start(&tasks, store.clone());
         let forwarder = Forwarder::new(&tasks, caller.clone(), peers.clone());
-        let gate = ReadGate::start(&tasks, {
-            let round = ReadRound {
+        let rounds = ReadRounds::start(
+            &tasks,
+            Means {
                 node_id,
-                leadership: raft.leadership(),
-                leader_gate: leader_gate.clone(),
+                raft: raft.clone(),
                 forwarder: forwarder.clone(),
                 timeout: options.limits.request_timeout,
-            };
-            move || {
-                let round = round.clone();
-                async move { round.run().await }
-            }
-        });
+                lease_reads: options.lease_reads,
+            },
+        );
+        let clock = SharedLogClock::new(raft.leadership(), store.clone());
+        let keeper = LeaseKeeper::new(clock.clone(), store.clone(), rounds.leader().clone());
+        let proposing = Proposing { raft: raft.clone(), clock: clock.clone(), keeper: keeper.clone() };
+        let proposer = Proposer::start(&tasks, proposing);
         let (draining, drained) = watch::channel(false);
         let readiness = maintenance::watch_readiness(
             &tasks,
@@ -285,7 +285,7 @@ impl Node {
                 raft: raft.clone(),
                 log: log.clone(),
                 store: store.clone(),
-                gate: gate.clone(),
+                gate: rounds.any().clone(),
                 outlook: formation.outlook(),
             },
             drained,
@@ -312,13 +312,16 @@ impl Node {
             departure,
             following: watch::Sender::default(),
             store,
+            watches,
             log,
             snapshots,
             raft,
             formation,
             proposer,
-            leader_gate,
-            gate,
+            clock,
+            keeper,
+            expired: Expired::default(),
+            rounds,
             forwarder,
             introduction,
             readiness,
@@ -327,6 +330,7 @@ impl Node {
         };
         let node = Self { inner: Arc::new(inner) };
         reconcile::start(&node, node.inner.following.subscribe());
+        expiry::start(&node, node.inner.expired.clone());
         Ok(node)
     }
 
@@ -375,6 +379,11 @@ impl Node {
     /// The data in memory.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Those who watch the data change.
+    pub fn watches(&self) -> &Watches {
+        &self.inner.watches
     }
 
     /// The log on disk.
@@ -467,6 +476,12 @@ impl Node {
             state_hash: stats.state_hash.to_string(),
             sessions: stats.sessions,
             pins: stats.pins,
+            history: inner.store.history(),
+            watches: inner.watches.stats(),
+            log_time: stats.log_time,
+            leases: stats.leases,
+            keep_alives: inner.keeper.keep_alives(),
+            expired_keys: inner.expired.keys(),
             readiness: inner.readiness.borrow().clone(),
             disk_full: !inner.log.has_room(),
             warning: inner.formation.outlook().borrow().warning.clone(),
@@ -554,44 +569,119 @@ impl Node {
     /// # Errors
     ///
     /// See [`RequestError`].
-    pub async fn read_barrier(
-        &self,
-        consistency: Consistency,
-        min_revision: u64,
-        deadline: Instant,
-    ) -> Result<(), RequestError> {
+    pub async fn read_barrier(&self, freshness: Freshness, deadline: Instant) -> Result<Consistency, RequestError> {
         let began = Instant::now();
-        if consistency == Consistency::Linearizable && !mutant!(ReadWithoutIndex) {
-            let read_index = self.read_index(began, deadline).await?;
-            let mut progress = self.inner.store.progress();
-            let applied = progress.wait_for(|progress| {
-                mutant!(ReadBeforeApply) || progress.applied.is_some_and(|at| at.index >= read_index)
-            });
-            tokio::select! {
-                biased;
-                applied = timeout_at(deadline, applied) => {
-                    if !applied.is_ok_and(|applied| applied.is_ok()) {
-                        return Err(RequestError::ReadTimeout { waited: began.elapsed() });
-                    }
-                }
-                () = self.stays_behind() => {
-                    let reason = "its disk is full, and it lacks what the others have written since: ask another node";
-                    return Err(RequestError::Unavailable { reason: reason.into() });
-                }
+        let Freshness { consistency, min_revision, max_staleness } = freshness;
+        let wanted = match (consistency, max_staleness) {
+            (Consistency::Local, Some(max)) if !self.inner.rounds.is_fresh(max, self.applied()) => {
+                Consistency::Linearizable
             }
-        }
+            (wanted, _) => wanted,
+        };
+        let served = match wanted {
+            Consistency::Local => Consistency::Local,
+            _ if mutant!(ReadWithoutIndex) => wanted,
+            _ => {
+                let (read_index, served) = self.read_index(wanted, began, deadline).await?;
+                self.await_applied(read_index, began, deadline).await?;
+                served
+            }
+        };
         if min_revision == 0 || mutant!(MinRevisionIgnored) {
-            return Ok(());
+            return Ok(served);
         }
         let mut progress = self.inner.store.progress();
         let reached = progress.wait_for(|progress| progress.revision >= min_revision);
         match timeout_at(deadline, reached).await.is_ok_and(|reached| reached.is_ok()) {
-            true => Ok(()),
+            true => Ok(served),
             false => Err(RequestError::RevisionNotReached {
                 wanted: min_revision,
                 reached: self.inner.store.stats().revision,
                 waited: began.elapsed(),
             }),
+        }
+    }
+
+    /// Renews a lease to its whole time to live, which is the answer; `None`: there is no such lease any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. The lease may have been renewed.
+    pub async fn keep_alive(&self, lease_id: u64, deadline: Instant) -> Result<Option<Duration>, RequestError> {
+        let lease = self.ask_for_lease(Call::KeepAlive(KeepAlive { lease_id }), deadline).await?;
+        Ok(lease.map(|lease| lease.ttl))
+    }
+
+    /// How long a lease has still to live; `None`: there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub async fn lease_time(&self, lease_id: u64, deadline: Instant) -> Result<Option<LeaseTime>, RequestError> {
+        self.ask_for_lease(Call::LeaseTime(AskLeaseTime { lease_id }), deadline).await
+    }
+
+    /// About how long it is until then, as far as this node can tell: it guesses log time by its own clock.
+    pub fn remaining(&self, deadline: LogTime) -> Duration {
+        self.inner.clock.remaining(deadline)
+    }
+
+    /// Log time.
+    pub(crate) fn log_clock(&self) -> &SharedLogClock {
+        &self.inner.clock
+    }
+
+    /// The leases, while this node leads.
+    pub(crate) fn lease_keeper(&self) -> &LeaseKeeper {
+        &self.inner.keeper
+    }
+
+    /// Asks whoever leads about a lease. Repeating that does no harm.
+    async fn ask_for_lease(&self, call: Call, deadline: Instant) -> Result<Option<LeaseTime>, RequestError> {
+        let began = Instant::now();
+        let mut leadership = self.inner.raft.leadership();
+        loop {
+            let leader = leadership.borrow_and_update().leader.clone();
+            let asked = async {
+                match &leader {
+                    None => Err(ForwardFailure::NotLeader),
+                    Some((id, _)) if *id == self.node_id() => self.answer_forwarded(call.clone(), deadline).await,
+                    Some(leader) => tokio::select! {
+                        biased;
+                        reply = self.inner.forwarder.ask(leader, call.clone(), deadline) => reply,
+                        () = leader_changed(self.inner.raft.leadership(), leader.0) => Err(ForwardFailure::NotLeader),
+                    },
+                }
+            };
+            match timeout_at(deadline, asked).await {
+                Ok(Ok(Reply { answer: Answer::Lease(state), .. })) => return Ok(lease_from_proto(state)),
+                Ok(Err(ForwardFailure::Refused(error))) => return Err(error),
+                Ok(_) => self.await_leader(&mut leadership, leader.is_some(), began, deadline).await?,
+                Err(_) => return Err(RequestError::ReadTimeout { waited: began.elapsed() }),
+            }
+        }
+    }
+
+    /// The last entry that the state has.
+    fn applied(&self) -> u64 {
+        self.inner.store.stats().applied.map_or(0, |at| at.index)
+    }
+
+    /// Returns when the state has the entry.
+    async fn await_applied(&self, index: u64, began: Instant, deadline: Instant) -> Result<(), RequestError> {
+        let mut progress = self.inner.store.progress();
+        let applied = progress
+            .wait_for(|progress| mutant!(ReadBeforeApply) || progress.applied.is_some_and(|at| at.index >= index));
+        tokio::select! {
+            biased;
+            applied = timeout_at(deadline, applied) => match applied.is_ok_and(|applied| applied.is_ok()) {
+                true => Ok(()),
+                false => Err(RequestError::ReadTimeout { waited: began.elapsed() }),
+            },
+            () = self.stays_behind() => {
+                let reason = "its disk is full, and it lacks what the others have written since: ask another node";
+                Err(RequestError::Unavailable { reason: reason.into() })
+            }
         }
     }
 
@@ -604,12 +694,25 @@ impl Node {
         tokio::time::sleep(CATCH_UP_MAX).await;
     }
 
-    async fn read_index(&self, began: Instant, deadline: Instant) -> Result<u64, RequestError> {
+    /// An index for a read that wants to be so fresh, and how fresh it will be.
+    async fn read_index(
+        &self,
+        wanted: Consistency,
+        began: Instant,
+        deadline: Instant,
+    ) -> Result<(u64, Consistency), RequestError> {
         let mut leadership = self.inner.raft.leadership();
         loop {
             let known = leadership.borrow_and_update().leader.is_some();
-            match timeout_at(deadline, self.inner.gate.read_index()).await {
-                Ok(Ok(log_id)) => return Ok(log_id.index),
+            let round = async {
+                match wanted {
+                    Consistency::Lease => self.inner.rounds.any_lease().read_index().await,
+                    _ => self.inner.rounds.any().read_index().await.map(|log_id| (log_id, false)),
+                }
+            };
+            match timeout_at(deadline, round).await {
+                Ok(Ok((log_id, true))) => return Ok((log_id.index, Consistency::Lease)),
+                Ok(Ok((log_id, false))) => return Ok((log_id.index, Consistency::Linearizable)),
                 Ok(Err(ReadIndexError::NotLeader)) => {
                     self.await_leader(&mut leadership, known, began, deadline).await?;
                 }
@@ -623,17 +726,32 @@ impl Node {
     }
 
     /// What a follower forwarded to this node as the leader.
-    pub(crate) async fn answer_forwarded(&self, call: Call, deadline: Instant) -> Result<Answer, ForwardFailure> {
-        match call {
-            Call::Command(command) => match timeout_at(deadline, self.write_as_leader(command)).await {
-                Ok(outcome) => outcome.map(Answer::Outcome),
-                Err(_) => Err(ForwardFailure::Unknown("it was not committed in time".into())),
-            },
-            Call::ReadIndex(_) => match timeout_at(deadline, self.inner.leader_gate.read_index()).await {
-                Ok(Ok(log_id)) => Ok(Answer::ReadIndex(log_id)),
-                Ok(Err(_)) | Err(_) => Err(ForwardFailure::NotLeader),
-            },
-            Call::KeepAlive(_) | Call::LeaseTime(_) => Err(ForwardFailure::NotLeader),
+    pub(crate) async fn answer_forwarded(&self, call: Call, deadline: Instant) -> Result<Reply, ForwardFailure> {
+        let (rounds, keeper) = (&self.inner.rounds, &self.inner.keeper);
+        let is_write = matches!(call, Call::Command(_));
+        let answered = async {
+            let not_leader = |_: ReadIndexError| ForwardFailure::NotLeader;
+            match call {
+                Call::Command(command) => Ok(Answer::Outcome(self.write_as_leader(command).await?).into()),
+                Call::ReadIndex(ReadIndex { lease: false }) => {
+                    Ok(Answer::ReadIndex(rounds.leader().read_index().await.map_err(not_leader)?).into())
+                }
+                Call::ReadIndex(ReadIndex { lease: true }) => {
+                    let (log_id, by_lease) = rounds.leader_lease().read_index().await.map_err(not_leader)?;
+                    Ok(Reply { answer: Answer::ReadIndex(log_id), by_lease })
+                }
+                Call::KeepAlive(KeepAlive { lease_id }) => {
+                    Ok(lease_to_proto(keeper.keep_alive(lease_id).await.map_err(not_leader)?))
+                }
+                Call::LeaseTime(AskLeaseTime { lease_id }) => {
+                    Ok(lease_to_proto(keeper.lease_time(lease_id).await.map_err(not_leader)?))
+                }
+            }
+        };
+        match timeout_at(deadline, answered).await {
+            Ok(reply) => reply,
+            Err(_) if is_write => Err(ForwardFailure::Unknown("it was not committed in time".into())),
+            Err(_) => Err(ForwardFailure::NotLeader),
         }
     }
 
@@ -718,7 +836,7 @@ impl Node {
 }
 
 /// Snapshot and log have to meet: what neither has is lost to this node.
-fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
+pub(crate) fn check_no_gap(log: &Log, snapshots: &Snapshots) -> Result<(), NodeError> {
     let snapshot = snapshots.latest().map_or(0, |snapshot| snapshot.last_log_id.index);
     match log.purged() {
         Some(purged) if purged.index > snapshot => Err(NodeError::MissingSnapshot { snapshot, purged: purged.index }),
@@ -732,61 +850,36 @@ fn last_entry(log: &Log, snapshots: &Snapshots) -> Option<types::LogId> {
     log.last().max(snapshot)
 }
 
-/// One round for this node's readers.
-#[derive(Clone)]
-struct ReadRound {
-    node_id: NodeId,
-    leadership: watch::Receiver<Leadership>,
-    leader_gate: ReadGate,
-    forwarder: Forwarder,
-    timeout: Duration,
+fn lease_to_proto(lease: Option<LeaseTime>) -> Reply {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let state = lease.map_or_else(LeaseState::default, |lease| LeaseState {
+        remaining_ms: Some(millis(lease.remaining)),
+        ttl_ms: millis(lease.ttl),
+    });
+    Answer::Lease(state).into()
 }
 
-impl ReadRound {
-    async fn run(self) -> Result<LogId, ReadIndexError> {
-        let leadership = self.leadership.borrow().clone();
-        match leadership.leader {
-            None => Err(ReadIndexError::NotLeader),
-            Some((id, _)) if id == self.node_id => self.leader_gate.read_index().await,
-            Some(leader) => {
-                let deadline = Instant::now() + self.timeout;
-                let changed = self.leader_changed(leader.0);
-                tokio::select! {
-                    biased;
-                    answer = self.forwarder.read_index(&leader, deadline) => {
-                        answer.map_err(|_| ReadIndexError::NotLeader)
-                    }
-                    // A leader that was cut off must not hold up the readers of its successor.
-                    () = changed => Err(ReadIndexError::NotLeader),
-                    () = tokio::time::sleep_until(deadline) => Err(ReadIndexError::NotLeader),
-                }
-            }
-        }
-    }
-
-    async fn leader_changed(&self, from: NodeId) {
-        let mut leadership = self.leadership.clone();
-        let changed = leadership.wait_for(|now| now.leader.as_ref().map(|(id, _)| *id) != Some(from));
-        if changed.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+fn lease_from_proto(state: LeaseState) -> Option<LeaseTime> {
+    let remaining = Duration::from_millis(state.remaining_ms?);
+    Some(LeaseTime { ttl: Duration::from_millis(state.ttl_ms), remaining })
 }
 
 /// Whether applying the command can make the store larger for good.
 fn grows(command: &Command) -> bool {
-    fn txn_grows(txn: &Txn) -> bool {
-        txn.then.iter().chain(&txn.otherwise).any(|op| match &op.op {
-            Some(txn_op::Op::Set(_)) => true,
-            Some(txn_op::Op::Txn(txn)) => txn_grows(txn),
-            _ => false,
-        })
-    }
     match &command.op {
-        Some(Op::Set(_) | Op::Increment(_) | Op::GrantLease(_) | Op::OpenSession(_)) => true,
-        Some(Op::Txn(txn)) => txn_grows(txn),
+        Some(Op::Set(_) | Op::Increment(_) | Op::OpenSession(_) | Op::GrantLease(_)) => true,
+        Some(Op::Txn(txn)) => sets(txn),
         _ => false,
     }
+}
+
+/// Whether either branch of a transaction sets a key.
+fn sets(txn: &Txn) -> bool {
+    txn.then.iter().chain(&txn.otherwise).any(|op| match &op.op {
+        Some(TxnOperation::Set(_)) => true,
+        Some(TxnOperation::Txn(txn)) => sets(txn),
+        _ => false,
+    })
 }
 
 /// What a refusal means in the end: that of the last attempt says nothing of those before it.
@@ -817,7 +910,31 @@ pub(crate) fn leads(leadership: &Leadership) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use mokv_proto::internal::TxnOp;
+
     use super::*;
+    use crate::command;
+
+    #[test]
+    fn what_can_only_free_memory_is_let_in_beyond_the_quota() {
+        let txn = |ops: Vec<TxnOperation>| Command {
+            id: None,
+            op: Some(Op::Txn(Txn {
+                otherwise: ops.into_iter().map(|op| TxnOp { op: Some(op) }).collect(),
+                ..Txn::default()
+            })),
+        };
+        let (set, delete) = (TxnOperation::Set(Default::default()), TxnOperation::Delete(Default::default()));
+        let within = |op: &TxnOperation| match txn(vec![op.clone()]).op {
+            Some(Op::Txn(txn)) => TxnOperation::Txn(txn),
+            _ => unreachable!(),
+        };
+        assert!(grows(&command::set("k", "v")) && !grows(&command::delete("k")));
+        assert!(grows(&txn(vec![delete.clone(), set.clone()])) && grows(&txn(vec![within(&set)])));
+        assert!(!grows(&txn(vec![delete.clone(), within(&delete)])));
+        assert!(!grows(&command::expire_keys()) && !grows(&command::revoke_lease(1)));
+        assert!(grows(&command::grant_lease(1, Duration::from_secs(1))));
+    }
 
     /// The leader may have died after it sent the write on, and its successor may have no room.
     #[test]

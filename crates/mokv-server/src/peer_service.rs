@@ -50,7 +50,7 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, Status> {
         let introduction = self.node.introduction();
-        introduction.over().await;
+        introduction.may_vote(&request).await;
         match introduction.refusal(&request, self.node.raft().term()) {
             Some(refusal) => Ok(refusal),
             None => self.node.raft().vote(request).await,

@@ -3,6 +3,8 @@
 //! One task takes whatever has queued up, never waiting for more, and proposes it as one [`Batch`]; a few batches are
 //! under way at once, so that disk, network and apply overlap. An idle system commits a single write at once. Writes
 //! are proposed in the order in which they were queued.
+//!
+//! A batch carries the log time of the moment in which it is put together, and is proposed in the term of that moment only.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,9 +15,12 @@ use futures_util::stream::FuturesUnordered;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Batch, Command, Outcome};
+use crate::command::{Batch, Command, Outcome, OutcomeResult};
+use crate::lease_keeper::LeaseKeeper;
+use crate::log_clock::SharedLogClock;
 use crate::raft::{ProposeError, Raft};
 use crate::runtime::Tasks;
+use crate::store::LogTime;
 
 /// Commands of one batch at most.
 const BATCH_COMMANDS_MAX: usize = 1024;
@@ -42,13 +47,24 @@ struct Waiting {
     reply: oneshot::Sender<Result<Outcome, ProposeError>>,
 }
 
+/// What a proposer works with.
+#[derive(Clone)]
+pub struct Proposing {
+    /// Consensus.
+    pub raft: Raft,
+    /// What batches are stamped with.
+    pub clock: SharedLogClock,
+    /// Learns which leases were granted.
+    pub keeper: LeaseKeeper,
+}
+
 type Proposal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Proposer {
-    /// Starts the task that proposes to `raft`.
-    pub fn start(tasks: &Tasks, raft: Raft) -> Self {
+    /// Starts the task that proposes.
+    pub fn start(tasks: &Tasks, to: Proposing) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tasks.spawn(run(raft, waiting));
+        tasks.spawn(run(to, waiting));
         Self { queue }
     }
 
@@ -66,7 +82,7 @@ impl Proposer {
     }
 }
 
-async fn run(raft: Raft, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(to: Proposing, mut queue: mpsc::Receiver<Waiting>) {
     let mut waiting = VecDeque::new();
     let mut in_flight: FuturesUnordered<Proposal> = FuturesUnordered::new();
     loop {
@@ -77,7 +93,7 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Waiting>) {
                 if !received {
                     break;
                 }
-                if let Some(proposal) = next_batch(&raft, &mut waiting) {
+                if let Some(proposal) = next_batch(&to, &mut waiting) {
                     in_flight.push(proposal);
                 }
             }
@@ -104,7 +120,7 @@ async fn receive(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut VecDeque<Wai
 }
 
 /// Takes the next batch off the front. `None` if everybody in it has given up.
-fn next_batch(raft: &Raft, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> {
+fn next_batch(to: &Proposing, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> {
     let mut bytes = 0;
     let (mut commands, mut replies) = (Vec::new(), Vec::new());
     while let Some(next) = waiting.front() {
@@ -124,10 +140,27 @@ fn next_batch(raft: &Raft, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> 
     if commands.is_empty() {
         return None;
     }
-    let raft = raft.clone();
+    let to = to.clone();
     Some(Box::pin(async move {
-        answer(replies, raft.propose(Batch::new(commands, crate::store::LogTime::default())).await)
+        let result = to.propose(commands).await;
+        answer(replies, result);
     }))
+}
+
+impl Proposing {
+    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, ProposeError> {
+        // A leader that does not know the time yet says so: then it is that of the state.
+        let stamp = self.clock.stamp();
+        let log_time = stamp.map_or_else(LogTime::default, |stamp| stamp.log_time);
+        let batch = Batch::new(commands, log_time);
+        let outcomes = self.raft.propose(batch, stamp.map(|stamp| stamp.term)).await?;
+        for outcome in &outcomes {
+            if let Some(OutcomeResult::GrantLease(granted)) = &outcome.result {
+                self.keeper.granted(granted.lease_id);
+            }
+        }
+        Ok(outcomes)
+    }
 }
 
 /// Hands each caller its part. Callers that have gone are passed over.

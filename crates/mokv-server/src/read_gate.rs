@@ -16,20 +16,26 @@ use crate::runtime::Tasks;
 /// Reads waiting for a round at most; more wait in their own task, within their deadline.
 const QUEUE_MAX: usize = 64 * 1024;
 
-type Answer = Result<LogId, ReadIndexError>;
+type Answer<T> = Result<T, ReadIndexError>;
 
 /// Where reads ask for an index. Cheap to clone; the task ends with the last clone.
-#[derive(Debug, Clone)]
-pub struct ReadGate {
-    queue: mpsc::Sender<oneshot::Sender<Answer>>,
+#[derive(Debug)]
+pub struct ReadGate<T = LogId> {
+    queue: mpsc::Sender<oneshot::Sender<Answer<T>>>,
 }
 
-impl ReadGate {
+impl<T> Clone for ReadGate<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl<T: Clone + Send + 'static> ReadGate<T> {
     /// Starts the task that runs the rounds; `round` is one of them.
     pub fn start<F, R>(tasks: &Tasks, round: F) -> Self
     where
         F: Fn() -> R + Send + 'static,
-        R: Future<Output = Answer> + Send + 'static,
+        R: Future<Output = Answer<T>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         tasks.spawn(run(round, waiting));
@@ -41,7 +47,7 @@ impl ReadGate {
     /// # Errors
     ///
     /// See [`ReadIndexError`].
-    pub async fn read_index(&self) -> Answer {
+    pub async fn read_index(&self) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
         if self.queue.send(reply).await.is_err() {
             return Err(ReadIndexError::NotLeader);
@@ -50,10 +56,11 @@ impl ReadGate {
     }
 }
 
-async fn run<F, R>(round: F, mut queue: mpsc::Receiver<oneshot::Sender<Answer>>)
+async fn run<T, F, R>(round: F, mut queue: mpsc::Receiver<oneshot::Sender<Answer<T>>>)
 where
+    T: Clone,
     F: Fn() -> R,
-    R: Future<Output = Answer>,
+    R: Future<Output = Answer<T>>,
 {
     let mut readers = Vec::new();
     while queue.recv_many(&mut readers, QUEUE_MAX).await > 0 {

@@ -158,6 +158,8 @@ fn node_options(config: &Config) -> NodeOptions {
         },
         memory_quota: config.memory_quota,
         snapshot_log_bytes: config.snapshot_log_bytes,
+        history_bytes: config.history_bytes,
+        lease_reads: config.lease_reads,
     }
 }
 

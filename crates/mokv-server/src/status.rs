@@ -3,6 +3,8 @@
 use crate::metrics::HistogramSnapshot;
 use crate::node::Readiness;
 use crate::raft::types::NodeId;
+use crate::store::{HistoryStats, LogTime};
+use crate::watch::WatchStats;
 
 /// The state of a node at one moment. Its parts are read one after another, not atomically.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,18 @@ pub struct NodeStatus {
     pub sessions: u64,
     /// Consistent views that are being read.
     pub pins: u64,
+    /// The changes that it remembers.
+    pub history: HistoryStats,
+    /// Those who watch.
+    pub watches: WatchStats,
+    /// The time of the state, in which deadlines are.
+    pub log_time: LogTime,
+    /// Leases.
+    pub leases: u64,
+    /// Keep-alives that the node has answered as leader.
+    pub keep_alives: u64,
+    /// Keys that ended by themselves while the node led.
+    pub expired_keys: u64,
     /// Whether the node is fit to serve.
     pub readiness: Readiness,
     /// Whether the log finds no room on the disk.

@@ -279,6 +279,8 @@ impl Plan {
             limits: Limits { request_timeout: self.request_timeout, ..Limits::default() },
             memory_quota: self.memory_quota,
             snapshot_log_bytes: self.snapshot_log_bytes,
+            history_bytes: 64 << 20,
+            lease_reads: false,
         }
     }
 }

@@ -21,14 +21,26 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// The client that the options describe.
+    /// The client that the options describe. It does not wait for nodes where there are none.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        self.client_of(&self.endpoints)
+        Ok(self.patient_client()?.fail_fast())
     }
 
-    /// A client of other endpoints, with the same timeout.
-    pub(crate) fn client_of(&self, endpoints: &str) -> Result<Client, Failure> {
-        let client = Client::connect(endpoints).map_err(Failure::usage)?;
-        Ok(client.with_timeout(self.timeout))
+    /// A client that waits for nodes to come back.
+    pub(crate) fn patient_client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.endpoints).map_err(Failure::usage)?.with_timeout(self.timeout))
+    }
+
+    /// A client for a command that goes on until it is told to end: somebody has to be there when it begins, from then on it
+    /// waits for nodes to come back.
+    pub(crate) async fn lasting_client(&self) -> Result<Client, Failure> {
+        self.client()?.servers().await?;
+        self.patient_client()
+    }
+
+    /// A client of one node and no other, with the same timeout.
+    pub(crate) fn client_of(&self, address: &str) -> Result<Client, Failure> {
+        let client = Client::connect(&format!("{address}?routing=single")).map_err(Failure::usage)?;
+        Ok(client.with_timeout(self.timeout).fail_fast())
     }
 }

@@ -1,6 +1,6 @@
 //! How a command ends: the exit codes, which scripts rely on, and the one or two lines that say what to do.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -14,7 +14,8 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  what was asked for does not exist
   4  unavailable: no answer in time, or the outcome of a write is unknown
-  5  refused: the cluster is in no state for what was asked";
+  5  refused: a condition did not hold, or the cluster is in no state for what was asked
+lock, elect and watch end with the exit code of the command that they run.";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -46,6 +47,24 @@ impl Failure {
         Self { code: 4, message: message.to_string(), hint: Some(hint) }
     }
 
+    /// A condition of a write did not hold: of a key whose last write has this revision, 0 if it has no value.
+    pub(crate) fn condition(key: &str, mod_revision: u64) -> Self {
+        match mod_revision {
+            0 => Self::refused(format!("the condition did not hold: no value for key: {key}")),
+            revision => Self::refused(format!("the condition did not hold: {key} has mod_revision {revision}")),
+        }
+    }
+
+    /// What was asked for can't be had now.
+    pub(crate) fn refused(message: impl Display) -> Self {
+        Self { code: 5, message: message.to_string(), hint: None }
+    }
+
+    /// A command that was run has failed, and said so itself.
+    pub(crate) fn of_command(code: u8) -> Self {
+        Self { code, message: String::new(), hint: None }
+    }
+
     /// The same failure, said of something.
     pub(crate) fn of(self, what: impl Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
@@ -57,11 +76,20 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         // Without standard error there is nobody left to tell.
-        drop(writeln!(io::stderr(), "error: {}", self.message));
+        if !self.message.is_empty() {
+            drop(writeln!(io::stderr(), "error: {}", self.message));
+        }
         if let Some(hint) = self.hint {
             drop(writeln!(io::stderr(), "hint: {hint}"));
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// What the user is told.
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 
@@ -74,8 +102,8 @@ impl From<Error> for Failure {
                 message: error.to_string(),
                 hint: Some("read the key to find out, or send the write again if doing it twice is harmless"),
             },
-            Error::NotFound(_) => Self::not_found(error),
-            Error::Refused(_) => Self { code: 5, message: error.to_string(), hint: None },
+            Error::NotFound(_) | Error::Compacted { .. } => Self::not_found(error),
+            Error::Refused(_) | Error::AlreadyExists(_) => Self::refused(error),
             _ => Self::error(error),
         }
     }
@@ -101,11 +129,12 @@ mod tests {
             (Error::Unavailable(String::new()), 4),
             (Error::OutcomeUnknown(String::new()), 4),
             (Error::NotFound(String::new()), 3),
+            (Error::Compacted { oldest: 7, message: String::new() }, 3),
             (Error::Refused(String::new()), 5),
+            (Error::AlreadyExists(String::new()), 5),
             (Error::Invalid(String::new()), 1),
             (Error::DiskFull(String::new()), 1),
             (Error::QuotaExceeded(String::new()), 1),
-            (Error::SessionExpired { maybe_applied: false }, 1),
         ];
         for (error, code) in table {
             assert_eq!(Failure::from(error.clone()).code, code, "{error:?}");

@@ -5,8 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mokv_client::List;
-use mokv_client::messages::ListRequest;
+use mokv_client::{KeyRange, List};
 
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
@@ -39,7 +38,7 @@ pub(crate) struct ExportArgs {
 impl ExportArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let client = self.cluster.client()?;
-        let list = client.list(ListRequest { prefix: self.prefix, ..ListRequest::default() }).await?;
+        let list = client.list(KeyRange::prefix(self.prefix)).await?;
         let revision = list.revision();
         let count = if self.file == Path::new("-") {
             write_pairs(list, BufWriter::new(io::stdout())).await?

@@ -6,14 +6,16 @@ use clap::Args;
 
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
-use crate::output::{self, ValueFormat, ValueOutput};
+use crate::output::{self, ResultOutput, TableFormat};
 use crate::pair::Found;
+use crate::read_args::{ReadArgs, level_name, with_read_args};
 
 const EXAMPLES: &str = "\
 Examples:
   mokv get greeting
   mokv get picture > picture.png       the value's bytes and nothing else
-  mokv get greeting --local --min-revision 7";
+  mokv get greeting --revision 7       what it was
+  mokv get greeting --local --max-staleness 5s";
 
 /// Print the value of a key
 ///
@@ -24,16 +26,11 @@ pub(crate) struct GetArgs {
     /// The key
     key: String,
 
-    /// Answer from the asked node's memory: never wrong, possibly old
-    #[arg(long)]
-    local: bool,
-
-    /// With --local: not older than this revision
-    #[arg(long, value_name = "REVISION", requires = "local", default_value_t = 0)]
-    min_revision: u64,
+    #[command(flatten)]
+    read: ReadArgs,
 
     #[command(flatten)]
-    output: ValueOutput,
+    output: ResultOutput,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -42,17 +39,14 @@ pub(crate) struct GetArgs {
 impl GetArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let client = self.cluster.client()?;
-        let found = if self.local {
-            client.get_local(&self.key, self.min_revision).await?
-        } else {
-            client.get(&self.key).await?
-        };
-        let found = found.ok_or_else(|| Failure::not_found(format!("no value for key: {}", self.key)))?;
-        if self.output.format == ValueFormat::Json {
-            return Ok(output::json(&Found::from(found))?);
+        let found = with_read_args!(client.get(&self.key), self.read).found().await?;
+        let pair = found.pair.ok_or_else(|| Failure::not_found(format!("no value for key: {}", self.key)))?;
+        if self.output.format != TableFormat::Plain {
+            let found = Found::from(pair).served(level_name(found.served));
+            return Ok(output::document(self.output.format, &found)?);
         }
         let mut out = io::stdout().lock();
-        out.write_all(&found.value)?;
+        out.write_all(&pair.value)?;
         if out.is_terminal() {
             out.write_all(b"\n")?;
         }

@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mokv_client::{Client, Error, Session};
+use mokv_client::{Client, Error};
 use mokv_server::config::parse_duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -74,14 +73,14 @@ struct Record {
 
 impl ImportArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let client = self.cluster.client()?.with_timeout(self.retry_for);
+        let client = self.cluster.patient_client()?.with_timeout(self.retry_for);
         let ack_log = self.ack_log.as_deref().map(open_ack_log).transpose()?;
         let (input, size) = open(&self.file)?;
         let (sender, mut records) = mpsc::channel(READ_AHEAD);
         // Not a task: nothing can interrupt a read from a pipe that stays silent.
         thread::spawn(move || read_records(input, &sender));
 
-        let mut import = Import::new(client, self.retry_for, ack_log, Progress::new(size));
+        let mut import = Import::new(client, ack_log, Progress::new(size));
         let ended = import.write_all(&mut records, self.in_flight.into()).await;
         let count = import.progress.finish();
         ended.map_err(|failure| failure.of(format_args!("stopped after {count} pairs were imported")))
@@ -90,7 +89,7 @@ impl ImportArgs {
 
 /// A running import.
 struct Import {
-    writer: Arc<Writer>,
+    client: Client,
     writing: JoinSet<(Record, Result<(), Error>)>,
     keys_in_flight: BTreeSet<String>,
     ack_log: Option<(PathBuf, File)>,
@@ -98,10 +97,8 @@ struct Import {
 }
 
 impl Import {
-    fn new(client: Client, retry_for: Duration, ack_log: Option<(PathBuf, File)>, progress: Progress) -> Self {
-        let session = Mutex::new(Arc::new(client.session()));
-        let writer = Arc::new(Writer { client, session, retry_for });
-        Self { writer, writing: JoinSet::new(), keys_in_flight: BTreeSet::new(), ack_log, progress }
+    fn new(client: Client, ack_log: Option<(PathBuf, File)>, progress: Progress) -> Self {
+        Self { client, writing: JoinSet::new(), keys_in_flight: BTreeSet::new(), ack_log, progress }
     }
 
     async fn write_all(
@@ -128,9 +125,9 @@ impl Import {
             self.complete_one().await?;
         }
         self.keys_in_flight.insert(record.key.clone());
-        let writer = Arc::clone(&self.writer);
+        let written = self.client.set(&record.key, record.value.clone());
         self.writing.spawn(async move {
-            let written = writer.set(&record.key, &record.value).await;
+            let written = written.await.map(drop);
             (record, written)
         });
         Ok(())
@@ -147,35 +144,6 @@ impl Import {
         }
         self.progress.add(record.offset);
         Ok(())
-    }
-}
-
-/// Writes through one session, and opens the next when it has expired.
-struct Writer {
-    client: Client,
-    session: Mutex<Arc<Session>>,
-    retry_for: Duration,
-}
-
-impl Writer {
-    async fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        let started = Instant::now();
-        loop {
-            let session = Arc::clone(&self.session.lock().unwrap_or_else(PoisonError::into_inner));
-            match session.set(key, value.to_vec()).await {
-                // What the old session may have written is this same value, and it can write no more.
-                Err(Error::SessionExpired { .. }) if started.elapsed() < self.retry_for => self.renew(&session),
-                written => return written.map(drop),
-            }
-        }
-    }
-
-    /// Opens a new session, unless somebody has replaced `expired` already.
-    fn renew(&self, expired: &Arc<Session>) {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if Arc::ptr_eq(&session, expired) {
-            *session = Arc::new(self.client.session());
-        }
     }
 }
 
@@ -317,7 +285,7 @@ mod tests {
     fn import_to_nobody() -> Import {
         let retry_for = Duration::from_millis(200);
         let client = Client::connect("127.0.0.1:1").expect("client").with_timeout(retry_for);
-        Import::new(client, retry_for, None, Progress::new(None))
+        Import::new(client, None, Progress::new(None))
     }
 
     fn record(line: u64, key: &str) -> Record {

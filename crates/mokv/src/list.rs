@@ -4,18 +4,20 @@ use std::io::{self, BufWriter, Write};
 
 use clap::Args;
 use mokv_client::List;
-use mokv_client::messages::{Consistency, ListRequest};
 
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
-use crate::output::{self, TableFormat};
+use crate::output::{self, ResultOutput, TableFormat};
 use crate::pair::{Found, readable};
+use crate::range_args::PrefixArgs;
+use crate::read_args::{ReadArgs, with_read_args};
 
 const EXAMPLES: &str = "\
 Examples:
   mokv list                            every pair
   mokv list users/ --keys-only
   mokv list --start a --end b --limit 100 -o json
+  mokv list events/ --reverse --limit 1    the last one
 
 plain prints key, tab, value and newline, byte for byte; json prints one object a line and is safe for every value.";
 
@@ -23,33 +25,26 @@ plain prints key, tab, value and newline, byte for byte; json prints one object 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ListArgs {
-    /// Only keys that begin with this
-    #[arg(default_value = "", hide_default_value = true)]
-    prefix: String,
-
-    /// Only keys at or after this
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
-    start: String,
-
-    /// Only keys before this
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
-    end: String,
+    #[command(flatten)]
+    keys: PrefixArgs,
 
     /// At most so many pairs; 0 is all
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     limit: u64,
 
+    /// From the last key to the first
+    #[arg(long)]
+    reverse: bool,
+
     /// Leave the values out
     #[arg(long)]
     keys_only: bool,
 
-    /// Answer from the asked node's memory: never wrong, possibly old
-    #[arg(long)]
-    local: bool,
+    #[command(flatten)]
+    read: ReadArgs,
 
-    /// How to print the result
-    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "plain")]
-    format: TableFormat,
+    #[command(flatten)]
+    output: ResultOutput,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -57,19 +52,16 @@ pub(crate) struct ListArgs {
 
 impl ListArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let consistency = if self.local { Consistency::Local } else { Consistency::Linearizable };
-        let request = ListRequest {
-            prefix: self.prefix,
-            start: self.start,
-            end: self.end,
-            limit: self.limit,
-            keys_only: self.keys_only,
-            consistency: consistency.into(),
-            min_revision: 0,
-            ..Default::default()
-        };
-        let list = self.cluster.client()?.list(request).await?;
-        match self.format {
+        let client = self.cluster.client()?;
+        let mut list = with_read_args!(client.list(self.keys.range()), self.read).limit(self.limit);
+        if self.reverse {
+            list = list.reverse();
+        }
+        if self.keys_only {
+            list = list.keys_only();
+        }
+        let list = list.await?;
+        match self.output.format {
             TableFormat::Plain => print_lines(list, self.keys_only).await,
             TableFormat::Json => print_json(list, self.keys_only).await,
             TableFormat::Table => print_table(list).await,

@@ -1,27 +1,44 @@
 //! mökv: the server, its command line, and a whole cluster on one machine, in one binary.
 //!
 //! One file a command: each has its arguments with their help, and `run`. What the commands share: whom to ask
-//! ([`cluster_args`]), how results look ([`output`], [`pair`]) and how a command ends ([`exit`]).
+//! ([`cluster_args`]), which keys and how fresh ([`range_args`], [`read_args`]), how results look ([`output`], [`answer`],
+//! [`pair`]), how a command ends ([`exit`]), and the commands of the user's that some run ([`child`]).
 
+mod answer;
+mod child;
 mod cluster_args;
 mod completion;
+mod count;
 mod delete;
 mod dev;
+mod elect;
 mod exit;
 mod export;
+mod facts;
 mod get;
 mod import;
+mod incr;
+mod lease;
 mod leave;
 mod list;
+mod lock;
 mod logging;
 mod member;
 mod members;
 mod output;
 mod pair;
+mod range_args;
+mod read_args;
+mod recover;
 mod serve;
 mod servers;
 mod set;
+mod snapshot;
 mod status;
+mod ttl;
+mod txn;
+mod value;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -51,11 +68,21 @@ enum Command {
     Set(set::SetArgs),
     Delete(delete::DeleteArgs),
     List(list::ListArgs),
+    Count(count::CountArgs),
+    Incr(incr::IncrArgs),
+    Ttl(ttl::TtlArgs),
+    Txn(txn::TxnArgs),
+    Watch(watch::WatchArgs),
+    Lease(lease::LeaseArgs),
+    Lock(lock::LockArgs),
+    Elect(elect::ElectArgs),
     Servers(servers::ServersArgs),
     Status(status::StatusArgs),
     Member(member::MemberArgs),
     Members(members::MembersArgs),
     Leave(leave::LeaveArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Recover(recover::RecoverArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Completion(completion::CompletionArgs),
@@ -86,11 +113,21 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Set(args) => args.run().await,
         Command::Delete(args) => args.run().await,
         Command::List(args) => args.run().await,
+        Command::Count(args) => args.run().await,
+        Command::Incr(args) => args.run().await,
+        Command::Ttl(args) => args.run().await,
+        Command::Txn(args) => args.run().await,
+        Command::Watch(args) => args.run().await,
+        Command::Lease(args) => args.run().await,
+        Command::Lock(args) => args.run().await,
+        Command::Elect(args) => args.run().await,
         Command::Servers(args) => args.run().await,
         Command::Status(args) => args.run().await,
         Command::Member(args) => args.run().await,
         Command::Members(args) => args.run().await,
         Command::Leave(args) => args.run().await,
+        Command::Snapshot(args) => args.run().await,
+        Command::Recover(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Completion(args) => args.run(Cli::command()),

@@ -7,6 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::pair::readable;
+
 /// How to print one result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ValueFormat {
@@ -35,6 +37,14 @@ pub(crate) struct ValueOutput {
     pub(crate) format: ValueFormat,
 }
 
+/// `-o` of commands whose result is for scripts first.
+#[derive(Debug, Args)]
+pub(crate) struct ResultOutput {
+    /// How to print the result
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "plain")]
+    pub(crate) format: TableFormat,
+}
+
 /// `-o` of commands that show a table.
 #[derive(Debug, Args)]
 pub(crate) struct TableOutput {
@@ -49,6 +59,33 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut out, value)?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Prints one result: `plain` as it is, the others by the names of the fields.
+pub(crate) fn answer(format: TableFormat, plain: Arguments<'_>, answer: &impl Serialize) -> io::Result<()> {
+    if format == TableFormat::Plain { line(plain) } else { document(format, answer) }
+}
+
+/// Prints one result by the names of its fields: as one JSON object, or as a table with one row.
+pub(crate) fn document(format: TableFormat, answer: &impl Serialize) -> io::Result<()> {
+    if format == TableFormat::Json {
+        return json(answer);
+    }
+    let fields = serde_json::to_value(answer)?;
+    let fields = fields.as_object().into_iter().flatten();
+    let (headings, cells): (Vec<_>, Vec<_>) =
+        fields.map(|(name, value)| (name.to_uppercase().replace('_', " "), cell(value))).unzip();
+    let headings: Vec<_> = headings.iter().map(String::as_str).collect();
+    let mut out = io::stdout().lock();
+    out.write_all(table(&headings, &[cells], use_colour(&io::stdout())).as_bytes())?;
+    out.flush()
+}
+
+fn cell(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => readable(text.as_bytes()),
+        other => other.to_string(),
+    }
 }
 
 /// Prints a line of the result.
@@ -70,8 +107,8 @@ pub(crate) fn note(text: Arguments<'_>) {
 pub(crate) fn rows<const N: usize>(headings: [&str; N], rows: &[[String; N]], format: TableFormat) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if format == TableFormat::Table {
-        let bold = use_colour(&io::stdout());
-        out.write_all(table(headings, rows, bold).as_bytes())?;
+        let rows: Vec<_> = rows.iter().map(|row| row.to_vec()).collect();
+        out.write_all(table(&headings, &rows, use_colour(&io::stdout())).as_bytes())?;
     } else {
         for row in rows {
             writeln!(out, "{}", row.join("\t"))?;
@@ -80,20 +117,20 @@ pub(crate) fn rows<const N: usize>(headings: [&str; N], rows: &[[String; N]], fo
     out.flush()
 }
 
-fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], bold: bool) -> String {
+fn table(headings: &[&str], rows: &[Vec<String>], bold: bool) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
     };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let aligned = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let aligned = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let heading = aligned(headings);
+    let heading = aligned(headings.to_vec());
     let mut text = if bold { format!("\x1b[1m{heading}\x1b[0m\n") } else { format!("{heading}\n") };
     for row in rows {
-        text.push_str(&aligned(std::array::from_fn(|column| row[column].as_str())));
+        text.push_str(&aligned(row.iter().map(String::as_str).collect()));
         text.push('\n');
     }
     text
@@ -122,9 +159,9 @@ mod tests {
 
     #[test]
     fn tables_are_as_wide_as_they_need_to_be() {
-        let rows = [["a".to_owned(), "1".to_owned()], ["bökv".to_owned(), String::new()]];
-        assert_eq!(table(["NAME", "N"], &rows, false), "NAME  N\na     1\nbökv\n");
-        assert!(table(["NAME", "N"], &rows, true).starts_with("\x1b[1mNAME  N\x1b[0m\n"));
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bökv".to_owned(), String::new()]];
+        assert_eq!(table(&["NAME", "N"], &rows, false), "NAME  N\na     1\nbökv\n");
+        assert!(table(&["NAME", "N"], &rows, true).starts_with("\x1b[1mNAME  N\x1b[0m\n"));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Values that are valid UTF-8 stand as text in `value`, others in base64 in `value_base64`.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use mokv_client::messages::GetResponse;
 use serde::{Deserialize, Serialize};
 
 /// A key and its value.
@@ -58,18 +59,46 @@ pub(crate) struct Found {
     create_revision: u64,
     mod_revision: u64,
     version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_id: Option<u64>,
+    /// About how long the key has still to live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
+    /// How fresh the answer is, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served: Option<&'static str>,
 }
 
-impl From<GetResponse> for Found {
-    fn from(found: GetResponse) -> Self {
+impl Found {
+    /// The same, with the level of the answer.
+    pub(crate) fn served(self, level: &'static str) -> Self {
+        Self { served: Some(level), ..self }
+    }
+
+    /// The same, of an answer that left the value out.
+    pub(crate) fn without_value(self) -> Self {
+        Self { pair: Pair { value: None, value_base64: None, ..self.pair }, ..self }
+    }
+}
+
+impl From<mokv_client::Pair> for Found {
+    fn from(found: mokv_client::Pair) -> Self {
         Self {
             pair: Pair::new(found.key, &found.value),
             revision: found.revision,
             create_revision: found.create_revision,
             mod_revision: found.mod_revision,
             version: found.version,
+            lease_id: found.lease_id,
+            ttl_ms: found.ttl.map(millis),
+            served: None,
         }
     }
+}
+
+/// Milliseconds, as JSON has durations.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A value for people: text without control characters, or how many bytes it has.

@@ -27,6 +27,8 @@ const NODE_NAME_CHARS_MAX: usize = 128;
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// A file of the log has a header and should hold many entries.
 const LOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// The largest request should not be forgotten before it was seen.
+const HISTORY_BYTES_MIN: u64 = 4 << 20;
 /// The reference client takes no larger message, nor sends one.
 const MAX_REQUEST_BYTES_MAX: u64 = 8 << 20;
 /// What a request or an answer holds beside key and value, rounded up well.
@@ -75,10 +77,14 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// Upper bound of the same, and the time for which a follower trusts its leader.
     pub election_timeout_max: Duration,
+    /// Whether the node, while it leads, may answer reads for its lease.
+    pub lease_reads: bool,
     /// Bytes of log since the last snapshot that bring the next one.
     pub snapshot_log_bytes: u64,
     /// The size of one file of the log.
     pub log_segment_bytes: u64,
+    /// Bytes of changes that are remembered.
+    pub history_bytes: u64,
     /// How long a request may wait in the server at most.
     pub request_timeout: Duration,
     /// How long stopping may take.
@@ -201,8 +207,10 @@ impl Config {
             heartbeat_interval: settings.duration("heartbeat-interval", HEARTBEAT_INTERVAL_MIN)?,
             election_timeout_min: settings.required("election-timeout-min", units::parse_duration)?,
             election_timeout_max: settings.duration("election-timeout-max", Duration::ZERO)?,
+            lease_reads: settings.required("lease-reads", parse_bool)?,
             snapshot_log_bytes: settings.size("snapshot-log-size", LOG_SEGMENT_BYTES_MIN, u64::MAX)?,
             log_segment_bytes: settings.size("log-segment-size", LOG_SEGMENT_BYTES_MIN, 4 << 30)?,
+            history_bytes: settings.size("history-size", HISTORY_BYTES_MIN, u64::MAX)?,
             request_timeout: settings.duration("request-timeout", Duration::from_millis(1))?,
             shutdown_grace: settings.duration("shutdown-grace", Duration::ZERO)?,
             max_key_bytes: settings.bound("max-key-bytes")?,
@@ -230,11 +238,7 @@ impl Config {
 
     /// What no setting can say alone.
     fn check(&self, settings: &Layers<'_>) -> Result<(), ConfigError> {
-        if !is_node_name(&self.node_name) {
-            let reason = format!(
-                "{:?} is no name for a node: use 1 to {NODE_NAME_CHARS_MAX} of the characters A-Z a-z 0-9 . _ -",
-                self.node_name
-            );
+        if let Err(reason) = parse_node_name(&self.node_name) {
             return Err(settings.invalid("node-name", reason));
         }
         if self.rpc_port == self.gossip_port {
@@ -350,9 +354,19 @@ fn is_wildcard(host: &str) -> bool {
     host.is_empty() || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
-fn is_node_name(name: &str) -> bool {
+/// The name of a node.
+///
+/// # Errors
+///
+/// Says what a name may be.
+pub fn parse_node_name(name: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=NODE_NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(allowed)
+    match (1..=NODE_NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(allowed) {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "{name:?} is no name for a node: use 1 to {NODE_NAME_CHARS_MAX} of the characters A-Z a-z 0-9 . _ -"
+        )),
+    }
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {

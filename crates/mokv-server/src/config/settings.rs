@@ -120,8 +120,25 @@ pub const SETTINGS: &[Setting] = &[
          stands for election",
     ),
     value("election-timeout-max", "DURATION", Some("1200ms"), "See election-timeout-min"),
+    Setting {
+        name: "lease-reads",
+        value_name: "BOOL",
+        default: Some("false"),
+        help: "Answer reads that ask for it without a round to a majority, for a part of the time in which no other node can be \
+               elected. Right as long as no node's clock runs 2.5 times as fast as the leader's or stands still while others go on \
+               (as in a suspended machine), and election-timeout-max is the same on all nodes",
+        is_switch: true,
+        is_list: false,
+    },
     value("snapshot-log-size", "SIZE", Some("64MiB"), "Bytes of log since the last snapshot that bring the next one"),
     value("log-segment-size", "SIZE", Some("16MiB"), "The size of one file of the log"),
+    value(
+        "history-size",
+        "SIZE",
+        Some("64MiB"),
+        "Bytes of changes that are remembered in memory, beside the memory-quota: for watches that fall behind or begin in \
+         the past, and for reads of older revisions",
+    ),
     value(
         "request-timeout",
         "DURATION",

@@ -166,7 +166,7 @@ fn settings_that_contradict_each_other_are_refused() {
         (&[("rpc-port", "8401")], "--rpc-port: 8401 is the port of bind-addr"),
         (&[("metrics-port", "8400")], "--metrics-port: 8400 is the port"),
         (&[("heartbeat-interval", "400ms")], "the default of election-timeout-min: 600ms is less than twice"),
-        (&[("election-timeout-min", "2s")], "the default of election-timeout-max: 1.4s is not more than"),
+        (&[("election-timeout-min", "2s")], "the default of election-timeout-max: 1.2s is not more than"),
         (&[("max-value-bytes", "4MiB")], "the default of max-request-bytes: 4194304 bytes have no room"),
         (&[("max-request-bytes", "9MiB")], "--max-request-bytes: 9MiB is out of range"),
         (&[("heartbeat-interval", "1ms")], "--heartbeat-interval: 1ms is out of range"),

@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use mokv_proto::internal::form_request::Question as Asked;
 use mokv_proto::internal::{self, Ask, FormRequest, FormResponse, Formed, Hold};
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -28,7 +28,7 @@ use tonic::Status;
 use self::core::{Me, Mode, Question, Sighting, Standing, Step, View, take};
 use crate::discovery::{PeerState, Peers};
 use crate::identity::promise::{Founder, Promise, Proposal};
-use crate::identity::{DataDir, Identity, IdentityError};
+use crate::identity::{DataDir, Identity, IdentityError, fresh_cluster_id};
 use crate::peer::{Caller, Lane, PeerNetwork, Target};
 use crate::raft::Raft;
 use crate::raft::types::{MemberInfo, NodeId};
@@ -199,8 +199,7 @@ impl Formation {
     }
 
     fn fresh_cluster_id(&self) -> String {
-        let mut rng = self.inner.parts.tasks.rng();
-        format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64())
+        fresh_cluster_id(&self.inner.parts.tasks)
     }
 
     /// The others, as gossip sees them.

@@ -32,6 +32,7 @@ pub fn page(status: &NodeStatus, members: &[MemberView], grpc: &GrpcMetrics, sta
     write_members(&mut page, members);
     write_log(&mut page, status);
     write_store(&mut page, status);
+    write_watches(&mut page, status);
     grpc.write(&mut page);
     write_process(&mut page, &ProcessStats::read(), started);
     page.into_text()
@@ -91,6 +92,24 @@ fn write_store(page: &mut Page, status: &NodeStatus) {
     page.gauge("mokv_store_sessions", "Open client sessions.", status.sessions);
     let help = "Consistent views that are being read: lists and snapshots under way.";
     page.gauge("mokv_store_pins", help, status.pins);
+    let help = "The time of the state, in which deadlines are. It stands still while there is no leader.";
+    page.gauge("mokv_log_time_seconds", help, Duration::from_millis(status.log_time.as_millis()).as_secs_f64());
+    page.gauge("mokv_leases", "Leases.", status.leases);
+    let help = "Keep-alives of leases that the node has answered as leader.";
+    page.counter("mokv_lease_keep_alives_total", help, status.keep_alives);
+    let help = "Keys that ended with their time to live, or with a lease that was not kept alive, while the node led.";
+    page.counter("mokv_expired_keys_total", help, status.expired_keys);
+}
+
+fn write_watches(page: &mut Page, status: &NodeStatus) {
+    let help = "Bytes of changes that the node remembers, for watches and for reads of older revisions.";
+    page.gauge("mokv_history_bytes", help, status.history.bytes);
+    let help = "The oldest revision that can be read; watches can begin after it.";
+    page.gauge("mokv_history_oldest_revision", help, status.history.oldest);
+    page.gauge("mokv_watch_watchers", "Watches under way.", status.watches.watchers);
+    page.counter("mokv_watch_events_total", "Events sent to watchers.", status.watches.events);
+    let help = "Watches that ended because what they still had to see was forgotten.";
+    page.counter("mokv_watch_compacted_total", help, status.watches.compacted);
 }
 
 fn write_process(page: &mut Page, stats: &ProcessStats, started: Duration) {

@@ -19,9 +19,13 @@ use futures_util::StreamExt;
 use mokv_proto::internal;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{RaftLogStorage, Snapshot};
-use openraft::{ChangeMembers, Config, Instant, Precondition, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{
+    ChangeMembers, Config, Instant, LinearizerOption, Precondition, RaftMetrics, ReadPolicy, ServerState,
+    SnapshotPolicy,
+};
 use tokio::sync::watch;
 
 use self::log::Log;
@@ -40,6 +44,20 @@ use crate::store::Store;
 
 /// Entries that one message to a follower carries at most; bytes are bounded by the log's reader.
 const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// A leader that answers for its lease relies on what a majority has acknowledged for this part of `election_timeout_max`.
+///
+/// Whoever has acknowledged a leader helps nobody else to leadership for `election_timeout_max`, by its own clock, and this
+/// time begins after the leader sent what was acknowledged. So nobody else leads, and no write can be missing, as long as
+/// the leader's clock runs no slower than 0.4 of another node's, and the timeouts are the same on all nodes. Two
+/// cases are beside that rule:
+///
+/// - A node that was started again does not know what it has acknowledged. It helps nobody for as long after each start:
+///   see [`introduction`](crate::introduction).
+/// - A leader that hands over lets its successor be elected at once, but answers no reads from then on.
+///
+/// Followers are told of a leader every `heartbeat_interval`, several times in this part; so it costs no reads.
+pub const LEASE_PART: f64 = 0.4;
 
 /// How consensus behaves.
 #[derive(Debug, Clone)]
@@ -307,6 +325,8 @@ pub struct Raft {
     raft: openraft::Raft<TypeConfig, StateMachine>,
     leadership: watch::Receiver<Leadership>,
     transfer_retry: Duration,
+    /// For how long this node, as leader, relies on what a majority has acknowledged.
+    lease: Duration,
     /// Taken while this node makes a change of the membership, so that it doesn't finish its own as an interrupted one.
     /// Nobody waits for it.
     changing: Arc<tokio::sync::Mutex<()>>,
@@ -339,7 +359,8 @@ impl Raft {
         let (publish, leadership) = watch::channel(leadership(&raft.metrics().borrow_watched()));
         tasks.spawn(publish_leadership(raft.clone(), publish));
         let transfer_retry = options.election_timeout_min / 2;
-        Ok(Self { node_id, raft, leadership, transfer_retry, changing: Arc::default() })
+        let lease = options.election_timeout_max.mul_f64(LEASE_PART);
+        Ok(Self { node_id, raft, leadership, transfer_retry, lease, changing: Arc::default() })
     }
 
     /// Whether this node has ever been in a cluster.
@@ -367,22 +388,37 @@ impl Raft {
         self.raft.metrics().borrow_watched().vote.leader_id.term
     }
 
+    /// The leader of the newest term that this node knows of, if one was elected and made itself known: whoever it acknowledged
+    /// last.
+    pub fn acknowledged_leader(&self) -> Option<NodeId> {
+        let vote = self.raft.metrics().borrow_watched().vote;
+        vote.committed.then_some(vote.leader_id.voted_for)
+    }
+
     /// Who leads; changes are seen as they come.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
 
-    /// Replicates and applies a batch. The proposal is queued when this is first polled: futures polled in turn propose
-    /// in that order.
+    /// Replicates and applies a batch; with a term only if this node still leads in that one. The proposal is queued when this
+    /// is first polled: futures polled in turn propose in that order.
     ///
     /// # Errors
     ///
     /// See [`ProposeError`].
-    pub async fn propose(&self, batch: Batch) -> Result<Vec<Outcome>, ProposeError> {
-        match self.raft.client_write(batch).await {
+    pub async fn propose(&self, batch: Batch, term: Option<u64>) -> Result<Vec<Outcome>, ProposeError> {
+        let (responder, result) = ProgressResponder::complete_only();
+        let write = self.raft.write(batch).responder(responder);
+        let write = match term {
+            Some(term) => write.with_leader(term),
+            None => write,
+        };
+        let unknown = |fatal: &dyn std::fmt::Display| ProposeError::Unknown(fatal.to_string());
+        write.await.map_err(|fatal| unknown(&fatal))?;
+        match result.await.map_err(|_| unknown(&"consensus has stopped"))? {
             Ok(response) => Ok(response.data.0),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
-            Err(error) => Err(ProposeError::Unknown(error.to_string())),
+            Err(ClientWriteError::ForwardToLeader(_)) => Err(ProposeError::NotLeader),
+            Err(error) => Err(unknown(&error)),
         }
     }
 
@@ -398,7 +434,21 @@ impl Raft {
             let committed = metrics.borrow_watched().cluster_committed;
             return committed.as_ref().map(log_id_to_proto).ok_or(ReadIndexError::NotLeader);
         }
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        self.confirmed_index(ReadPolicy::ReadIndex.into()).await
+    }
+
+    /// As [`Raft::read_index`], but confirmed by what a majority has acknowledged a moment ago, if it has: see
+    /// [`LEASE_PART`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadIndexError`].
+    pub async fn lease_index(&self) -> Result<internal::LogId, ReadIndexError> {
+        self.confirmed_index(LinearizerOption::new(Some(self.lease), true)).await
+    }
+
+    async fn confirmed_index(&self, confirmation: LinearizerOption) -> Result<internal::LogId, ReadIndexError> {
+        match self.raft.get_read_linearizer(confirmation).await {
             Ok(linearizer) => Ok(log_id_to_proto(linearizer.read_log_id().log_id())),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(ReadIndexError::NotLeader),
             Err(error) => Err(ReadIndexError::NoQuorum(error.to_string())),
@@ -577,7 +627,11 @@ impl Raft {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&asking)?.as_ref());
-        internal::GreetResponse { vote: Some(vote_to_proto(&metrics.vote)), matched: matched.map(log_id_to_proto) }
+        internal::GreetResponse {
+            vote: Some(vote_to_proto(&metrics.vote)),
+            matched: matched.map(log_id_to_proto),
+            leads: metrics.replication.is_some(),
+        }
     }
 
     /// Takes over leadership, if the log is complete.

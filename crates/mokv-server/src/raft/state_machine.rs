@@ -59,7 +59,8 @@ impl StateMachine {
     }
 }
 
-fn decode_membership(encoded: &[u8]) -> io::Result<StoredMembership> {
+/// Decodes a membership as the store has it.
+pub(crate) fn decode_membership(encoded: &[u8]) -> io::Result<StoredMembership> {
     let stored = internal::StoredMembership::decode(encoded).map_err(io::Error::other)?;
     stored_membership_from_proto(stored).map_err(io::Error::other)
 }

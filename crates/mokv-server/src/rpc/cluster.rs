@@ -3,14 +3,19 @@
 //! Checks and translates; the node decides. Which member a name means is looked up where the change is made, on the
 //! leader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use mokv_proto::cluster::cluster_server::Cluster;
 use mokv_proto::cluster::{
     self as proto, AddMemberRequest, AddMemberResponse, LeaveRequest, LeaveResponse, ListMembersRequest,
     ListMembersResponse, PromoteMemberRequest, PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse,
-    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    SaveSnapshotRequest, SaveSnapshotResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -18,13 +23,18 @@ use tonic::{Request, Response, Status};
 use super::{deadline, status};
 use crate::discovery::Peer;
 use crate::error::RequestError;
+use crate::freshness::{Consistency, Freshness};
 use crate::members::{peer_state_to_proto, view_to_proto};
 use crate::node::{Node, Readiness};
+use crate::snapshot::{SnapshotError, SnapshotStream};
 use crate::status::NodeStatus;
 
 /// A new member first copies the data, which takes longer than any other request. It is as long as its caller says,
 /// within this.
 const CHANGE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Snapshots that are saved at once. Each costs the store memory for every key that changes meanwhile.
+const SAVES_MAX: usize = 2;
 
 /// Bytes of a member's name or address: those of a host name, and a port.
 const NAME_BYTES_MAX: usize = 260;
@@ -32,11 +42,13 @@ const NAME_BYTES_MAX: usize = 260;
 /// The service.
 pub(super) struct ClusterService {
     node: Node,
+    /// One permit for each snapshot that may be saved.
+    saves: Arc<Semaphore>,
 }
 
 impl ClusterService {
     pub(super) fn new(node: Node) -> Self {
-        Self { node }
+        Self { node, saves: Arc::new(Semaphore::new(SAVES_MAX)) }
     }
 
     fn deadline(&self, metadata: &MetadataMap) -> Instant {
@@ -111,6 +123,38 @@ impl Cluster for ClusterService {
         }
         self.node.leave_member(&member, deadline).await.map_err(failed)?;
         Ok(Response::new(LeaveResponse {}))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<SaveSnapshotResponse, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        let unavailable = |reason: &str| failed(RequestError::Unavailable { reason: reason.into() });
+        let permit = self.saves.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| unavailable("two snapshots are being saved already: ask another node"))?;
+        // The caller's deadline, if there is one, is that of the whole stream.
+        let limit = Instant::now() + self.node.limits().request_timeout;
+        let deadline = deadline::of_caller(request.metadata()).map_or(limit, |deadline| deadline.min(limit));
+        let freshness = Freshness { consistency: Consistency::Linearizable, min_revision: 0, max_staleness: None };
+        self.node.read_barrier(freshness, deadline).await.map_err(failed)?;
+        let checkpoint = self.node.store().checkpoint().ok_or_else(|| unavailable("it has no state yet"))?;
+        let cluster_id = self.node.data_dir().identity().cluster_id.unwrap_or_default();
+        let snapshot = SnapshotStream::start(self.node.tasks(), checkpoint, &cluster_id);
+        let pieces = stream::try_unfold((snapshot, permit), |(mut snapshot, permit)| async move {
+            let piece = snapshot.next().await.map_err(|error| save_failed(&error))?;
+            Ok(piece.map(|data| (SaveSnapshotResponse { data }, (snapshot, permit))))
+        });
+        Ok(Response::new(pieces.boxed()))
+    }
+}
+
+fn save_failed(error: &SnapshotError) -> Status {
+    match error {
+        SnapshotError::TooSlow(stalled) => status::save_too_slow(*stalled),
+        SnapshotError::Cancelled => failed(RequestError::Unavailable { reason: "it is stopping".into() }),
+        error => failed(RequestError::Refused(error.to_string())),
     }
 }
 

@@ -20,6 +20,12 @@ pub(super) fn of_call(metadata: &MetadataMap, max: Duration) -> Instant {
     Instant::now() + caller_timeout(metadata).map_or(max, |timeout| max.min(answer_before(timeout)))
 }
 
+/// When to give up an operation of a stream whose caller waits so many milliseconds; 0: it does not say.
+pub(super) fn of_operation(timeout_ms: u32, max: Duration) -> Instant {
+    let timeout = Duration::from_millis(timeout_ms.into());
+    Instant::now() + if timeout.is_zero() { max } else { max.min(answer_before(timeout)) }
+}
+
 /// When the caller gives up, if it says so. For streams, which may last as long as the caller likes.
 pub(super) fn of_caller(metadata: &MetadataMap) -> Option<Instant> {
     caller_timeout(metadata).map(|timeout| Instant::now() + answer_before(timeout))
@@ -86,6 +92,10 @@ mod tests {
         assert_eq!(of_call(&metadata("1H"), max), now + max);
         assert_eq!(of_call(&metadata("4S"), max), now + Duration::from_millis(3800));
         assert_eq!(of_call(&metadata("100m"), max), now + Duration::from_millis(90));
+        assert_eq!(of_operation(0, max), now + max);
+        assert_eq!(of_operation(4000, max), now + Duration::from_millis(3800));
+        assert_eq!(of_operation(100, max), now + Duration::from_millis(90));
+        assert_eq!(of_operation(u32::MAX, max), now + max);
         assert_eq!(of_caller(&MetadataMap::new()), None);
         assert_eq!(of_caller(&metadata("1H")), Some(now + Duration::from_secs(3600) - ANSWER_TIME_MAX));
     }

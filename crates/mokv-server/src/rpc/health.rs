@@ -41,6 +41,11 @@ impl Health {
         self.stopping.send_replace(true);
     }
 
+    /// Whether the server has begun to stop; changes are seen as they come.
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
     fn status(&self, aspect: Aspect) -> ServingStatus {
         let serving = match (*self.stopping.borrow(), aspect) {
             (true, _) => false,

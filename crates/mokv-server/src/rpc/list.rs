@@ -16,9 +16,9 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::status;
+use super::{convert, status};
 use crate::runtime::Tasks;
-use crate::store::{self, ChunkLimit, KeyRange};
+use crate::store::{ChunkLimit, KeyRange, LogTime, View};
 
 /// A caller that takes nothing for so long loses its stream: a view that is kept costs the store memory for every key
 /// that changes meanwhile.
@@ -32,6 +32,8 @@ pub(super) struct Query {
     pub(super) limit: u64,
     /// Whether values are left out.
     pub(super) keys_only: bool,
+    /// Whether the last pair comes first.
+    pub(super) reverse: bool,
     /// When the caller gives up, if it said so.
     pub(super) deadline: Option<Instant>,
 }
@@ -46,10 +48,16 @@ pub(super) struct ListStream {
 }
 
 impl ListStream {
-    /// Starts reading `pin`, which is released when the stream ends or is dropped.
-    pub(super) fn start(tasks: &Tasks, pin: store::Pin, query: Query) -> Self {
+    /// Starts reading `view`, which is released when the stream ends or is dropped. `remaining` says how long something
+    /// with a deadline has still to live.
+    pub(super) fn start(
+        tasks: &Tasks,
+        view: View,
+        query: Query,
+        remaining: impl Fn(LogTime) -> Duration + Send + Sync + 'static,
+    ) -> Self {
         let (sender, chunks) = mpsc::channel(1);
-        let reader = tasks.spawn(read(pin, query, sender));
+        let reader = tasks.spawn(read(view, query, remaining, sender));
         Self { chunk: Vec::new().into_iter(), chunks, reader: Some(reader) }
     }
 }
@@ -82,7 +90,12 @@ fn reader_failed(error: &JoinError) -> Status {
 }
 
 /// Reads the view to its end, or until the receiver is gone.
-async fn read(pin: store::Pin, mut query: Query, chunks: mpsc::Sender<Vec<GetResponse>>) -> Result<(), Status> {
+async fn read(
+    view: View,
+    mut query: Query,
+    remaining: impl Fn(LogTime) -> Duration,
+    chunks: mpsc::Sender<Vec<GetResponse>>,
+) -> Result<(), Status> {
     loop {
         let stalled = Instant::now() + STALL_MAX;
         let until = query.deadline.map_or(stalled, |deadline| deadline.min(stalled));
@@ -92,33 +105,41 @@ async fn read(pin: store::Pin, mut query: Query, chunks: mpsc::Sender<Vec<GetRes
             Err(_) if until < stalled => return Err(status::deadline_exceeded()),
             Err(_) => return Err(status::list_too_slow(STALL_MAX)),
         };
-        let wanted = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let limit = ChunkLimit::default();
-        let mut chunk = pin.scan(&query.range, ChunkLimit { entries_max: limit.entries_max.min(wanted), ..limit });
-        chunk.pairs.truncate(wanted);
-        query.limit -= chunk.pairs.len() as u64;
-        let pairs = chunk.pairs.into_iter().map(|pair| answer(pair, pin.revision(), query.keys_only));
-        room.send(pairs.collect::<Result<_, _>>()?);
-        match chunk.next {
-            Some(next) if query.limit > 0 => query.range = query.range.starting_at(next),
-            _ => return Ok(()),
+        let (pairs, more) = next_chunk(&view, &mut query, &remaining)?;
+        room.send(pairs);
+        if !more || query.limit == 0 {
+            return Ok(());
         }
     }
 }
 
-fn answer(pair: store::Pair, revision: u64, keys_only: bool) -> Result<GetResponse, Status> {
-    // This service takes only keys that are UTF-8, and no other writes any.
-    let key = String::from_utf8(pair.key.into()).map_err(|_| status::internal("a key that is not UTF-8"))?;
-    let record = pair.record;
-    Ok(GetResponse {
-        key,
-        value: if keys_only { Default::default() } else { record.value },
-        revision,
-        create_revision: record.create_revision,
-        mod_revision: record.mod_revision,
-        version: record.version,
-        ..GetResponse::default()
-    })
+/// The next pairs, which are then no longer in the query; and whether the range has more.
+fn next_chunk(
+    view: &View,
+    query: &mut Query,
+    remaining: &impl Fn(LogTime) -> Duration,
+) -> Result<(Vec<GetResponse>, bool), Status> {
+    let wanted = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let limit = ChunkLimit::default();
+    let limit = ChunkLimit { entries_max: limit.entries_max.min(wanted), ..limit };
+    let mut chunk = match query.reverse {
+        false => view.scan(&query.range, limit),
+        true => view.scan_back(&query.range, limit),
+    };
+    chunk.pairs.truncate(wanted);
+    query.limit -= chunk.pairs.len() as u64;
+    let more = chunk.next.is_some();
+    if let Some(next) = chunk.next {
+        let range = std::mem::take(&mut query.range);
+        query.range = if query.reverse { range.ending_before(next) } else { range.starting_at(next) };
+    }
+    let pairs = chunk.pairs.into_iter().map(|mut pair| {
+        if query.keys_only {
+            pair.record.value = Default::default();
+        }
+        convert::stored_pair(pair, view.revision(), remaining)
+    });
+    Ok((pairs.collect::<Result<_, _>>()?, more))
 }
 
 #[cfg(test)]
@@ -131,8 +152,12 @@ mod tests {
     use crate::runtime::DiskTasks;
     use crate::store::{LogTime, Position, Store};
 
+    fn start(tasks: &Tasks, store: &Store, query: Query) -> ListStream {
+        ListStream::start(tasks, store.view(0).expect("the present"), query, |_| Duration::ZERO)
+    }
+
     fn query(limit: u64, deadline: Option<Instant>) -> Query {
-        Query { range: KeyRange::prefix(""), limit, keys_only: false, deadline }
+        Query { range: KeyRange::all(), limit, keys_only: false, reverse: false, deadline }
     }
 
     /// As many pairs as fill several chunks.
@@ -148,10 +173,16 @@ mod tests {
         let tasks = Tasks::new(1, DiskTasks::Inline);
         let store = filled_store();
         for (limit, expected) in [(u64::MAX, 5000), (0, 0), (1, 1), (1000, 1000), (1001, 1001), (6000, 5000)] {
-            let list = ListStream::start(&tasks, store.pin(), query(limit, None));
+            let list = start(&tasks, &store, query(limit, None));
             let pairs: Vec<GetResponse> = list.map(|pair| pair.expect("pair")).collect().await;
             assert_eq!(pairs.len(), expected, "{limit}");
             assert!(pairs.iter().enumerate().all(|(n, pair)| pair.key == format!("key-{n:05}")), "{limit}");
+
+            let list = start(&tasks, &store, Query { reverse: true, ..query(limit, None) });
+            let pairs: Vec<GetResponse> = list.map(|pair| pair.expect("pair")).collect().await;
+            assert_eq!(pairs.len(), expected, "{limit}");
+            let backwards = |(n, pair): (usize, &GetResponse)| pair.key == format!("key-{:05}", 4999 - n);
+            assert!(pairs.iter().enumerate().all(backwards), "{limit}");
         }
     }
 
@@ -159,7 +190,7 @@ mod tests {
     async fn a_caller_that_takes_nothing_loses_its_view() {
         let tasks = Tasks::new(1, DiskTasks::Inline);
         let store = filled_store();
-        let mut list = ListStream::start(&tasks, store.pin(), query(u64::MAX, None));
+        let mut list = start(&tasks, &store, query(u64::MAX, None));
         list.next().await.expect("first").expect("pair");
         assert_eq!(store.stats().pins, 1);
         tokio::time::sleep(STALL_MAX * 2).await;
@@ -172,7 +203,7 @@ mod tests {
     async fn a_slow_caller_keeps_its_view_while_it_takes_something() {
         let tasks = Tasks::new(1, DiskTasks::Inline);
         let store = filled_store();
-        let mut list = ListStream::start(&tasks, store.pin(), query(u64::MAX, None));
+        let mut list = start(&tasks, &store, query(u64::MAX, None));
         for n in 0..5000 {
             list.next().await.expect("not cut").unwrap_or_else(|status| panic!("{n}: {status}"));
             tokio::time::sleep(STALL_MAX / 2000).await;
@@ -185,7 +216,7 @@ mod tests {
         let tasks = Tasks::new(1, DiskTasks::Inline);
         let store = filled_store();
         let deadline = Some(Instant::now() + STALL_MAX / 2);
-        let list = ListStream::start(&tasks, store.pin(), query(u64::MAX, deadline));
+        let list = start(&tasks, &store, query(u64::MAX, deadline));
         tokio::time::sleep(STALL_MAX).await;
         let ends: Vec<Code> = list.filter_map(async |pair| pair.err().map(|status| status.code())).collect().await;
         assert_eq!(ends, [Code::DeadlineExceeded]);
@@ -195,7 +226,7 @@ mod tests {
     async fn a_list_that_nobody_wants_releases_its_view() {
         let tasks = Tasks::new(1, DiskTasks::Inline);
         let store = filled_store();
-        drop(ListStream::start(&tasks, store.pin(), query(u64::MAX, None)));
+        drop(start(&tasks, &store, query(u64::MAX, None)));
         while store.stats().pins > 0 {
             tokio::task::yield_now().await;
         }

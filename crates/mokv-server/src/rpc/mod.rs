@@ -4,15 +4,21 @@
 //! precise status, before it costs more than its own connection. Leaves every decision about data to the node.
 
 mod cluster;
+mod convert;
 mod deadline;
 mod edge;
 mod health;
 pub mod http;
 mod incoming;
 mod kv;
+mod lease;
 mod list;
+mod operations;
 pub mod peer;
+mod pipeline;
 mod status;
+mod txn;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +39,11 @@ use tonic_health::pb::health_server::HealthServer;
 
 pub use self::health::Health;
 pub use self::incoming::Listener;
-pub use self::kv::REVISION;
+pub use self::kv::{CONSISTENCY, REVISION};
 pub use self::status::DOMAIN;
 use crate::metrics::GrpcMetrics;
 use crate::node::Node;
+use crate::watch::Watches;
 
 // Connections have no maximum age: closing one in use, however gracefully, makes common clients (tonic's among them)
 // report requests that were about to be sent as cancelled, and those of a write can't tell that it had no effect.
@@ -46,8 +53,8 @@ use crate::node::Node;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls at one time on one connection. More wait at the client.
-const STREAMS_MAX: u32 = 1024;
+/// Calls at one time on one connection, watches included, which stay. More wait at the client.
+const STREAMS_MAX: u32 = 16 << 10;
 
 /// What a peer may send before it has to wait: per call, enough for a few large values on their way; and per
 /// connection, which bounds what a connection can make us hold.
@@ -82,6 +89,7 @@ impl<S> Service for S where
 #[derive(Debug)]
 pub struct Server {
     routes: Routes,
+    watches: Watches,
     health: Health,
     metrics: Arc<GrpcMetrics>,
 }
@@ -93,12 +101,13 @@ impl Server {
     /// read, with `RESOURCE_EXHAUSTED`.
     pub fn new(node: Node) -> Self {
         let request_bytes_max = node.limits().request_bytes_max;
-        let health = Health::new(node.readiness());
-        let kv = KvServer::new(kv::KvService::new(node.clone())).max_decoding_message_size(request_bytes_max);
+        let (health, watches) = (Health::new(node.readiness()), node.watches().clone());
+        let kv = kv::KvService::new(node.clone(), health.stopping());
+        let kv = KvServer::new(kv).max_decoding_message_size(request_bytes_max);
         let cluster = ClusterServer::new(cluster::ClusterService::new(node));
         let routes = Routes::new(kv).add_service(cluster).add_service(HealthServer::new(health.clone()));
         let metrics = GrpcMetrics::new(&[PUBLIC_DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);
-        Self { routes: add_reflection(routes), health, metrics: Arc::new(metrics) }
+        Self { routes: add_reflection(routes), watches, health, metrics: Arc::new(metrics) }
     }
 
     /// Serves another service on the same port.
@@ -133,8 +142,8 @@ impl Server {
         edge::Edge::new(self.routes, self.metrics)
     }
 
-    /// Answers calls until `shutdown` completes; then takes no connections and no calls any more, and returns when the
-    /// last call that was under way has ended. How long that may take is for the caller to bound.
+    /// Answers calls until `shutdown` completes; then takes no connections and no calls any more, ends the watches, and
+    /// returns when the last call that was under way has ended. How long that may take is for the caller to bound.
     ///
     /// # Errors
     ///
@@ -144,10 +153,12 @@ impl Server {
         listener: impl Listener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), transport::Error> {
-        let health = self.health;
+        let Self { routes, watches, health, metrics } = self;
         let stopping = async move {
             shutdown.await;
             health.stop();
+            // They would never end by themselves.
+            watches.close();
         };
         transport::Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
@@ -156,11 +167,7 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .serve_with_incoming_shutdown(
-                edge::Edge::new(self.routes, self.metrics),
-                incoming::connections(listener),
-                stopping,
-            )
+            .serve_with_incoming_shutdown(edge::Edge::new(routes, metrics), incoming::connections(listener), stopping)
             .await
     }
 }

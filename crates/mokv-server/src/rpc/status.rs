@@ -14,13 +14,22 @@
 //! | `DISK_FULL` | `RESOURCE_EXHAUSTED` | `RetryInfo` | none |
 //! | `QUOTA_EXCEEDED` | `RESOURCE_EXHAUSTED` | `QuotaFailure`; metadata `used`, `quota` | none |
 //! | `SESSION_FULL` | `RESOURCE_EXHAUSTED` | | none |
+//! | `TOO_MANY_LEASES` | `RESOURCE_EXHAUSTED` | | none |
 //! | `REQUEST_TOO_LARGE` | `RESOURCE_EXHAUSTED` | | none |
 //! | `SESSION_EXPIRED` | `ABORTED` | | none |
 //! | `SEQUENCE_FORGOTTEN` | `ABORTED` | | none now; perhaps earlier |
 //! | `INVALID` | `INVALID_ARGUMENT` | `BadRequest` naming the field | none |
 //! | `REFUSED` | `FAILED_PRECONDITION` | | none |
+//! | `NOT_A_NUMBER` | `FAILED_PRECONDITION` | | none |
 //! | `NOT_FOUND` | `NOT_FOUND` | of a key: metadata `revision` | none |
+//! | `LEASE_NOT_FOUND` | `NOT_FOUND` | | none |
+//! | `LEASE_EXISTS` | `ALREADY_EXISTS` | | none |
+//! | `FUTURE_REVISION` | `OUT_OF_RANGE` | metadata `newest` | none |
+//! | `UNIMPLEMENTED` | `UNIMPLEMENTED` | | none |
+//! | `COMPACTED` | `OUT_OF_RANGE` | metadata `oldest`: the first revision that can be asked for | none |
+//! | `TOO_MANY_WATCHES` | `RESOURCE_EXHAUSTED` | | none |
 //! | `LIST_TOO_SLOW` | `ABORTED` | | none |
+//! | `SAVE_TOO_SLOW` | `ABORTED` | | none |
 //! | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | | none |
 //! | `INTERNAL` | `INTERNAL` | | unknown: a bug |
 
@@ -31,6 +40,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::command::Rejection;
 use crate::error::RequestError;
+use crate::store::{Compacted, ViewError};
+use crate::watch::TooManyWatchers;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "mokv";
@@ -108,11 +119,12 @@ fn rejected(rejection: Rejection) -> Status {
 }
 
 /// A field of the request says something that can't be done.
-pub(super) fn invalid(field: &'static str, description: impl Into<String>) -> Status {
-    let description = description.into();
+pub(super) fn invalid(field: impl Into<String>, description: impl Into<String>) -> Status {
+    let (field, description) = (field.into(), description.into());
+    let message = if field.is_empty() { description.clone() } else { format!("{field}: {description}") };
     let mut details = details("INVALID", []);
-    details.add_bad_request_violation(field, description.clone());
-    Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
+    details.add_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
 /// The key has no value, as of a revision.
@@ -121,10 +133,55 @@ pub(super) fn no_value(key: &str, revision: u64) -> Status {
     Status::with_error_details(Code::NotFound, format!("no value for key: {}", shown(key)), details)
 }
 
+/// The node can't show a revision.
+pub(super) fn no_view(error: &ViewError) -> Status {
+    match error {
+        ViewError::Compacted(Compacted { oldest }) => compacted(*oldest),
+        ViewError::Future { newest } => {
+            let details = details("FUTURE_REVISION", [("newest", newest.to_string())]);
+            Status::with_error_details(Code::OutOfRange, error.to_string(), details)
+        }
+    }
+}
+
+/// The node takes nothing more from a stream. What it took before was answered; the rest had no effect.
+pub(super) fn stopping() -> Status {
+    from_error(&RequestError::Unavailable { reason: "it is stopping".into() })
+}
+
+/// An operation of a stream waited for earlier ones until its time was over.
+pub(super) fn turn_missed() -> Status {
+    let reason = "earlier operations of the stream on the same key took all of its time".into();
+    from_error(&RequestError::Unavailable { reason })
+}
+
+/// An operation that a newer version may know.
+pub(super) fn unknown_operation() -> Status {
+    plain(Code::Unimplemented, "UNIMPLEMENTED", "the operation is none that this node knows")
+}
+
+/// What was asked for is forgotten here. `oldest` is the first revision for which the same can be asked.
+pub(super) fn compacted(oldest: u64) -> Status {
+    let message = format!("this node no longer remembers that revision: the oldest one is {oldest}");
+    Status::with_error_details(Code::OutOfRange, message, details("COMPACTED", [("oldest", oldest.to_string())]))
+}
+
+/// The node has as many watches as it takes.
+pub(super) fn too_many_watches(error: &TooManyWatchers) -> Status {
+    plain(Code::ResourceExhausted, "TOO_MANY_WATCHES", error.to_string())
+}
+
 /// The reader of a list did not take what it asked for.
 pub(super) fn list_too_slow(stalled: Duration) -> Status {
     let message = format!("nothing of the list was taken for {stalled:?}: list again, from the last key received on");
     plain(Code::Aborted, "LIST_TOO_SLOW", message)
+}
+
+/// The reader of a snapshot did not take what it asked for.
+pub(super) fn save_too_slow(stalled: Duration) -> Status {
+    let message =
+        format!("nothing of the snapshot was taken for {stalled:?}: begin again, to a place that takes it faster");
+    plain(Code::Aborted, "SAVE_TOO_SLOW", message)
 }
 
 /// The caller's deadline has passed while an answer was on its way.
@@ -202,6 +259,10 @@ mod tests {
             (RequestError::Rejected(Rejection::SessionExpired), Code::Aborted, "SESSION_EXPIRED", false),
             (RequestError::Rejected(Rejection::SequenceForgotten), Code::Aborted, "SEQUENCE_FORGOTTEN", false),
             (RequestError::Rejected(Rejection::SessionFull), Code::ResourceExhausted, "SESSION_FULL", false),
+            (RequestError::Rejected(Rejection::LeaseNotFound), Code::NotFound, "LEASE_NOT_FOUND", false),
+            (RequestError::Rejected(Rejection::LeaseExists), Code::AlreadyExists, "LEASE_EXISTS", false),
+            (RequestError::Rejected(Rejection::TooManyLeases), Code::ResourceExhausted, "TOO_MANY_LEASES", false),
+            (RequestError::Rejected(Rejection::NotANumber), Code::FailedPrecondition, "NOT_A_NUMBER", false),
             (RequestError::Rejected(Rejection::Unspecified), Code::Internal, "INTERNAL", false),
             (RequestError::Refused(text()), Code::FailedPrecondition, "REFUSED", false),
             (RequestError::NotFound(text()), Code::NotFound, "NOT_FOUND", false),
@@ -227,6 +288,15 @@ mod tests {
 
         let status = from_error(&RequestError::RevisionNotReached { wanted: 7, reached: 5, waited: RETRY_SOON });
         assert_eq!(status.get_error_details().error_info().expect("info").metadata["wanted"], "7");
+        for (status, reason, figure) in [
+            (no_view(&ViewError::Compacted(Compacted { oldest: 7 })), "COMPACTED", "oldest"),
+            (no_view(&ViewError::Future { newest: 7 }), "FUTURE_REVISION", "newest"),
+        ] {
+            let details = status.get_error_details();
+            let info = details.error_info().expect("info");
+            assert_eq!((status.code(), info.reason.as_str()), (Code::OutOfRange, reason));
+            assert_eq!(info.metadata[figure], "7");
+        }
         assert_eq!(no_value("k", 9).get_error_details().error_info().expect("info").metadata["revision"], "9");
     }
 

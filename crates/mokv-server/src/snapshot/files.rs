@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use mokv_proto::internal::{LogId, SnapshotHead};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -140,8 +141,12 @@ impl Snapshots {
         let _cancel_when_dropped = cancelled.clone().drop_guard();
         // Encoding has a task of its own, so that it goes on while the disk syncs.
         let head = checkpoint.head(cluster_id);
-        let receiver = self.receiver()?;
-        self.run("snapshot-encode", encode(checkpoint, head, receiver, cancelled)).await
+        let mut receiver = self.receiver()?;
+        let encoding = async move {
+            encode(checkpoint, head, &mut receiver, cancelled).await?;
+            receiver.complete().await
+        };
+        self.run("snapshot-encode", encoding).await
     }
 
     /// Loads a snapshot: checked, and ready to replace the content of a store.
@@ -152,14 +157,7 @@ impl Snapshots {
     /// used; see [`Snapshots::all`] for when another can. [`SnapshotError::Gone`] and [`SnapshotError::Io`].
     pub async fn load(&self, info: &SnapshotInfo) -> Result<Loaded, SnapshotError> {
         let file = self.open_file(info).await?;
-        let path = file.path().to_owned();
-        let (sender, blocks) = mpsc::channel(BLOCKS_AHEAD);
-        // Two tasks: the disk is read and checked while what was read is decoded and linked into the map.
-        let reading = self.run("snapshot-read", file.send_blocks(sender));
-        let loading = self.run("snapshot-load", load(path, blocks));
-        let (read, loaded) = futures_util::future::join(reading, loading).await;
-        // A file that can't be read to its end can't be loaded either: the cause goes first.
-        read.and(loaded)
+        load_file(&self.inner.tasks, file).await
     }
 
     /// Reads what a snapshot is of: its membership, among others.
@@ -193,7 +191,7 @@ impl Snapshots {
 
     async fn open_file(&self, info: &SnapshotInfo) -> Result<CheckedFile, SnapshotError> {
         let (disk, path, last_log_id) = (self.inner.disk.clone(), self.inner.dir.join(info.name()), info.last_log_id);
-        self.run("snapshot-open", CheckedFile::open(disk, path, last_log_id)).await
+        self.run("snapshot-open", CheckedFile::open(disk, path, Some(last_log_id))).await
     }
 
     /// The disk, and a name for a new temporary file on it.
@@ -246,8 +244,7 @@ impl Snapshots {
         T: Send + 'static,
         F: Future<Output = Result<T, SnapshotError>> + Send + 'static,
     {
-        let done = self.inner.tasks.run_disk(name, async move { Ok(job.await) }).await;
-        done.map_err(|error| self.dir_error(error))?
+        run(&self.inner.tasks, name, &self.inner.dir, job).await
     }
 
     fn dir_error(&self, source: io::Error) -> SnapshotError {
@@ -277,20 +274,26 @@ async fn find_complete(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<SnapshotIn
     Ok(complete)
 }
 
-/// Encodes a state and passes it on to be written.
-async fn encode(
+/// Where the bytes of a snapshot go while it is encoded.
+pub(super) trait Sink: Send {
+    /// Takes the next bytes. Waits while there are too many.
+    fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), SnapshotError>> + Send;
+}
+
+/// Encodes a state and passes it on.
+pub(super) async fn encode(
     checkpoint: Checkpoint,
     head: SnapshotHead,
-    mut receiver: SnapshotReceiver,
+    sink: &mut impl Sink,
     cancelled: CancellationToken,
-) -> Result<SnapshotInfo, SnapshotError> {
+) -> Result<(), SnapshotError> {
     let mut encoder = Encoder::new(&head)?;
     for mut session in checkpoint.sessions() {
         if mutant!(SnapshotLosesAnswers) {
             session.answers.clear();
         }
         if let Some(bytes) = encoder.session(&session)? {
-            receiver.write(bytes.into()).await?;
+            sink.write(bytes.into()).await?;
         }
     }
     let mut range = Some(KeyRange::all());
@@ -301,15 +304,36 @@ async fn encode(
         let chunk = checkpoint.scan(&rest, ChunkLimit::default());
         for pair in chunk.pairs {
             if let Some(bytes) = encoder.pair(&pair.into())? {
-                receiver.write(bytes.into()).await?;
+                sink.write(bytes.into()).await?;
             }
         }
         range = chunk.next.map(|key| rest.starting_at(key));
     }
-    // The store need not keep what is encoded until it is synced too.
+    // The store need not keep what is encoded until it has arrived, too.
     drop(checkpoint);
-    receiver.write(encoder.finish().into()).await?;
-    receiver.complete().await
+    sink.write(encoder.finish().into()).await
+}
+
+/// Runs a job on a disk task, for what is at `path`.
+pub(super) async fn run<T, F>(tasks: &Tasks, name: &str, path: &Path, job: F) -> Result<T, SnapshotError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, SnapshotError>> + Send + 'static,
+{
+    let done = tasks.run_disk(name, async move { Ok(job.await) }).await;
+    done.map_err(|source| SnapshotError::Io { path: path.into(), source })?
+}
+
+/// Loads the state that a file has.
+pub(super) async fn load_file(tasks: &Tasks, file: CheckedFile) -> Result<Loaded, SnapshotError> {
+    let path = file.path().to_owned();
+    let (sender, blocks) = mpsc::channel(BLOCKS_AHEAD);
+    // Two tasks: the disk is read and checked while what was read is decoded and linked into the map.
+    let reading = run(tasks, "snapshot-read", &path, file.send_blocks(sender));
+    let loading = run(tasks, "snapshot-load", &path, load(path.clone(), blocks));
+    let (read, loaded) = futures_util::future::join(reading, loading).await;
+    // A file that can't be read to its end can't be loaded either: the cause goes first.
+    read.and(loaded)
 }
 
 /// Builds the state from the blocks of a snapshot.

@@ -7,18 +7,23 @@
 
 pub mod codec;
 mod files;
+mod loose;
 mod reader;
 mod receiver;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use codec::{DecodeError, ItemTooLarge};
 pub use files::{SnapshotInfo, Snapshots};
+pub use loose::LooseSnapshot;
 pub use reader::SnapshotReader;
 pub use receiver::SnapshotReceiver;
+pub use stream::SnapshotStream;
 
 use crate::store::LoadError;
 
@@ -88,6 +93,10 @@ pub enum SnapshotError {
     /// The caller hung up before it was complete, or the node is stopping. Nothing is left of it.
     #[error("given up before it was complete")]
     Cancelled,
+
+    /// Who receives it took nothing for this long. It was given up, because the store keeps for it what changes meanwhile.
+    #[error("nothing of the snapshot was taken for {0:?}: it was given up")]
+    TooSlow(Duration),
 
     /// The disk failed. What is on it is unknown: stop the process.
     #[error("{path}: {source}")]

@@ -61,22 +61,23 @@ impl SnapshotReader {
 pub(super) struct CheckedFile {
     path: PathBuf,
     file: Arc<dyn File>,
-    last_log_id: LogId,
+    /// What the name of the file says that it is of.
+    named: Option<LogId>,
     size: u64,
     offset: u64,
     decoder: Decoder,
 }
 
 impl CheckedFile {
-    /// Opens the snapshot that should be of the state after `last_log_id`.
-    pub(super) async fn open(disk: Arc<dyn Disk>, path: PathBuf, last_log_id: LogId) -> Result<Self, SnapshotError> {
+    /// Opens a snapshot: the one that should be of the state after the entry `named`, or whichever it is.
+    pub(super) async fn open(disk: Arc<dyn Disk>, path: PathBuf, named: Option<LogId>) -> Result<Self, SnapshotError> {
         let opened = async {
             let file = disk.open(&path, OpenMode::Read).await?;
             let size = file.size().await?;
             io::Result::Ok((file, size))
         };
         match opened.await {
-            Ok((file, size)) => Ok(Self { path, file, last_log_id, size, offset: 0, decoder: Decoder::new() }),
+            Ok((file, size)) => Ok(Self { path, file, named, size, offset: 0, decoder: Decoder::new() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SnapshotError::Gone(path)),
             Err(source) => Err(SnapshotError::Io { path, source }),
         }
@@ -84,6 +85,11 @@ impl CheckedFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes of the file.
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
 
     /// The head, which comes first.
@@ -144,7 +150,7 @@ impl CheckedFile {
         let block = self.decoder.next_block().map_err(|problem| self.damaged(problem))?;
         if let Some(Block::Head(head)) = &block {
             let last_log_id = codec::last_log_id(head).map_err(|problem| self.damaged(problem))?;
-            if last_log_id != self.last_log_id {
+            if self.named.is_some_and(|named| named != last_log_id) {
                 let name = SnapshotInfo { last_log_id, size: self.size }.name();
                 return Err(SnapshotError::WrongName { path: self.path.clone(), name });
             }

@@ -11,6 +11,7 @@ use mokv_proto::internal::LogId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{self, Block, Decoder};
+use super::files::Sink;
 use super::{SnapshotError, SnapshotInfo, Snapshots};
 use crate::disk::{self, Disk, File, OpenMode};
 use crate::runtime::Tasks;
@@ -90,6 +91,12 @@ impl SnapshotReceiver {
             Some(outcome) => outcome.await.unwrap_or(Err(SnapshotError::Cancelled)),
             None => Err(SnapshotError::Cancelled),
         }
+    }
+}
+
+impl Sink for SnapshotReceiver {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), SnapshotError> {
+        Self::write(self, bytes).await
     }
 }
 

@@ -18,6 +18,7 @@
 //! explain, so every later call panics too, and the process has to end.
 
 mod hash;
+mod history;
 mod key;
 mod known;
 mod leases;
@@ -34,6 +35,7 @@ mod state;
 mod superseded;
 #[cfg(test)]
 mod tests;
+mod view;
 mod writes;
 
 use std::fmt;
@@ -43,6 +45,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use hash::StateHash;
+pub use history::{Change, Changes, Compacted, Cursor, HISTORY_BYTES, HistoryStats};
 pub use leases::{LEASES_MAX, Lease};
 pub use load::{LoadError, Loaded, Loader};
 pub use log_time::LogTime;
@@ -50,6 +53,7 @@ pub use pin::{Checkpoint, Pin};
 pub use record::Record;
 pub use scan::{Chunk, ChunkLimit, KeyRange, Pair};
 pub use sessions::{ANSWERS_BYTES_MAX, ANSWERS_MAX, SESSIONS_MAX};
+pub use view::{View, ViewError};
 pub use writes::{EXPIRED_MAX, TXN_RESULT_BYTES_MAX};
 
 use crate::command::{Command, Op, Outcome, RequestId};
@@ -165,6 +169,13 @@ impl Store {
         }
     }
 
+    /// An empty store that remembers so many bytes of changes. See [`Store::changes`].
+    pub fn with_history(bytes_max: u64) -> Self {
+        let store = Self::new();
+        store.shared.write().pairs.remember(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        store
+    }
+
     /// Applies the commands of one log entry, in their order, at its log time. Entries come in the order of the log, each
     /// once. A log time before that of the state is taken for that.
     ///
@@ -212,6 +223,18 @@ impl Store {
         self.shared.publish();
     }
 
+    /// Leaves out the next numbers that this state would give away: so many revisions, and so many ids of clients. For a
+    /// state whose history ends here while another one went on from an earlier point of it: what that one has given away is
+    /// not given away again. Its pairs and sessions stay as they are.
+    ///
+    /// False, and no effect, if there are not so many numbers.
+    pub fn skip(&self, revisions: u64, ids: u64) -> bool {
+        let _applying = self.shared.applying();
+        let skipped = self.shared.write().skip(revisions, ids);
+        self.shared.publish();
+        skipped
+    }
+
     /// Puts a snapshot in the place of the state, at once. Existing pins go on answering from what they pinned.
     pub fn replace(&self, loaded: Loaded) {
         let _applying = self.shared.applying();
@@ -254,6 +277,35 @@ impl Store {
     /// All leases, by ascending id.
     pub fn leases(&self) -> Vec<Lease> {
         self.shared.read().pairs.leases.iter().collect()
+    }
+
+    /// The revision of the state.
+    pub fn revision(&self) -> u64 {
+        self.shared.read().pairs.revision()
+    }
+
+    /// The next changes of the keys in a range, whole revisions of them where they fit the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Compacted`]: some of them are forgotten.
+    pub fn changes(&self, from: Cursor, range: &KeyRange, limit: ChunkLimit) -> Result<Changes, Compacted> {
+        let found = self.shared.read().pairs.changes(from, range, limit);
+        found.map(Changes::from)
+    }
+
+    /// All pairs as they were at a revision; 0 is the present one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ViewError`].
+    pub fn view(&self, revision: u64) -> Result<View, ViewError> {
+        View::new(&self.shared, revision)
+    }
+
+    /// What is known of the past.
+    pub fn history(&self) -> HistoryStats {
+        self.shared.read().pairs.history_stats()
     }
 
     /// The newest start of a member that is recorded.

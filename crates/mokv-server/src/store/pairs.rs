@@ -9,12 +9,13 @@ use std::iter::{self, Peekable};
 use std::mem;
 use std::ops::Bound;
 
+use super::history::{Compacted, Cursor, Found as FoundChanges, History, HistoryStats, Past};
 use super::key::Key;
 use super::leases::Leases;
 use super::log_time::LogTime;
 use super::memory::map_entry_bytes;
 use super::record::{Ends, Meta, Stored};
-use super::scan::{ChunkLimit, Found, KeyRange};
+use super::scan::{ChunkLimit, Found, KeyRange, Order};
 use super::superseded::{Superseded, Version};
 use crate::mutants::mutant;
 
@@ -31,6 +32,7 @@ pub(super) struct Pairs {
     deadlines: BTreeSet<(u64, Key)>,
     pub(super) leases: Leases,
     superseded: Superseded,
+    history: History,
     revision: u64,
     /// Whether the write that is under way has changed anything.
     is_changed: bool,
@@ -44,7 +46,8 @@ impl Pairs {
     /// The pairs of a snapshot at `revision`, in strictly ascending order of their keys. `Err` is a lease that a key names and
     /// that is not there.
     pub(super) fn from_sorted(pairs: Vec<(Key, Stored)>, revision: u64, leases: Leases) -> Result<Self, u64> {
-        let mut loaded = Self { leases, revision, ..Self::default() };
+        let history = History::default().anew(revision);
+        let mut loaded = Self { leases, history, revision, ..Self::default() };
         for (key, record) in &pairs {
             loaded.hash = loaded.hash.wrapping_add(record.hash());
             loaded.memory_bytes += pair_bytes(key, record);
@@ -56,6 +59,12 @@ impl Pairs {
         }
         loaded.live = pairs.into_iter().collect();
         Ok(loaded)
+    }
+
+    /// The revision goes on from a later one. Nobody has pinned one.
+    pub(super) fn skip_revisions(&mut self, revisions: u64) {
+        debug_assert_eq!(self.pins(), 0, "what is pinned is told by its revision");
+        self.revision += revisions;
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Stored> {
@@ -108,6 +117,7 @@ impl Pairs {
     /// A pair has changed: every change comes by here.
     fn changed(&mut self, key: &Key, new: Option<&Stored>, old: Option<Stored>) {
         self.is_changed = true;
+        self.history.record(self.revision + 1, key, new, old.as_ref());
         if let Some(new) = new {
             self.hash = self.hash.wrapping_add(new.hash());
             self.memory_bytes += pair_bytes(key, new);
@@ -163,18 +173,28 @@ impl Pairs {
         present.into_iter().flatten()
     }
 
+    /// What a key had at a pinned revision.
+    pub(super) fn get_at(&self, revision: u64, key: &[u8]) -> Option<&Stored> {
+        let present = self.get(key).filter(|record| record.mod_revision() <= revision);
+        present.or_else(|| Version::at(self.superseded.of(key), revision))
+    }
+
     /// Looks at the next keys of a range as they were at a pinned revision.
-    pub(super) fn scan(&self, revision: u64, range: &KeyRange, limit: ChunkLimit) -> Found {
+    pub(super) fn scan(&self, revision: u64, range: &KeyRange, limit: ChunkLimit, order: Order) -> Found {
         let mut found = Found { pairs: Vec::new(), next: None };
         if range.is_empty() {
             return found;
         }
-        let mut bytes = 0;
-        for (looked_at, (key, live, versions)) in self.merged(range).enumerate() {
+        let (mut bytes, mut last) = (0, None::<&Key>);
+        for (looked_at, (key, live, versions)) in self.merged(range, order).enumerate() {
             if looked_at >= limit.entries_max.max(1) || bytes >= limit.bytes_max.max(1) {
-                found.next = Some(key.clone());
+                found.next = match order {
+                    Order::Ascending => Some(key.clone()),
+                    Order::Descending => last.cloned(),
+                };
                 break;
             }
+            last = Some(key);
             let present = live.filter(|record| record.mod_revision() <= revision || mutant!(ListOfAnotherRevision));
             if let Some(record) = present.or_else(|| Version::at(versions, revision)) {
                 bytes += key.as_slice().len() + record.value().len();
@@ -184,19 +204,59 @@ impl Pairs {
         found
     }
 
+    /// How many of the next keys of a range there were at a pinned revision, and the first key that was not looked at.
+    pub(super) fn count(&self, revision: u64, range: &KeyRange, keys_max: usize) -> (u64, Option<&Key>) {
+        let mut count = 0;
+        if range.is_empty() {
+            return (count, None);
+        }
+        for (looked_at, (key, live, versions)) in self.merged(range, Order::Ascending).enumerate() {
+            if looked_at >= keys_max.max(1) {
+                return (count, Some(key));
+            }
+            let is_present = live.is_some_and(|record| record.mod_revision() <= revision);
+            count += u64::from(is_present || Version::at(versions, revision).is_some());
+        }
+        (count, None)
+    }
+
     /// The keys of a range that isn't empty, present and past, in order.
-    fn merged(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, Option<&Stored>, &[Version])> {
+    fn merged(&self, range: &KeyRange, order: Order) -> impl Iterator<Item = (&Key, Option<&Stored>, &[Version])> {
         let bounds = bounds(range);
-        let mut live = self.live.range::<[u8], _>(bounds).peekable();
-        let mut past = self.superseded.range(bounds).peekable();
+        let mut live = order.apply(self.live.range::<[u8], _>(bounds)).peekable();
+        let mut past = order.apply(self.superseded.range(bounds)).peekable();
         iter::from_fn(move || {
             let key = match (live.peek(), past.peek()) {
-                (Some((present, _)), Some((superseded, _))) => (*present).min(*superseded),
+                (Some((present, _)), Some((superseded, _))) => order.first(*present, *superseded),
                 (present, superseded) => present.map(|(key, _)| *key).or(superseded.map(|(key, _)| *key))?,
             };
             let versions = take(&mut past, key).map_or(&[][..], Vec::as_slice);
             Some((key, take(&mut live, key), versions))
         })
+    }
+
+    /// See [`History::changes`].
+    pub(super) fn changes(&self, from: Cursor, range: &KeyRange, limit: ChunkLimit) -> Result<FoundChanges, Compacted> {
+        self.history.changes(from, range, limit, self.revision)
+    }
+
+    /// What has happened after `revision`.
+    pub(super) fn past(&self, revision: u64) -> Result<Past, Compacted> {
+        self.history.past(revision)
+    }
+
+    pub(super) fn history_stats(&self) -> HistoryStats {
+        self.history.stats()
+    }
+
+    /// These come in the place of `before`, and remember as much.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        self.history = before.history.anew(self.revision);
+    }
+
+    /// Remembers so much of what comes from now on.
+    pub(super) fn remember(&mut self, bytes_max: usize) {
+        self.history = History::new(bytes_max, self.revision);
     }
 
     /// Keeps the present until [`Pairs::release`] of its revision, which is returned.
@@ -247,6 +307,7 @@ impl Pairs {
         assert_eq!(anew.deadlines, self.deadlines);
         assert!(anew.leases.iter().eq(self.leases.iter()));
         assert!(anew.leases.iter().all(|lease| anew.leases.keys(lease.id) == self.leases.keys(lease.id)));
+        assert_eq!(self.history.recount(), self.history.stats());
         (anew.hash, anew.memory_bytes() + self.superseded.recount())
     }
 }

@@ -9,8 +9,10 @@ use prost::Message;
 
 use super::hash::StateHash;
 use super::log_time::LogTime;
-use super::scan::{Chunk, ChunkLimit, KeyRange};
+use super::record::Record;
+use super::scan::{Chunk, ChunkLimit, Found, KeyRange, Order};
 use super::sessions::ByClient;
+use super::state::State;
 use super::{Position, Shared};
 
 /// How many superseded records are looked at under one lock when a pin is released: some ten microseconds.
@@ -30,7 +32,11 @@ pub struct Pin {
 
 impl Pin {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        let mut state = shared.write();
+        Self::locked(shared, &mut shared.write())
+    }
+
+    /// A pin by one who holds the lock.
+    pub(super) fn locked(shared: &Arc<Shared>, state: &mut State) -> Self {
         Self { shared: Arc::clone(shared), generation: state.generation, revision: state.pairs.pin() }
     }
 
@@ -42,8 +48,32 @@ impl Pin {
     /// The next pairs of a range in the order of their keys, as of the pin. Writers wait for one chunk at most; the
     /// caller goes on with [`Chunk::next`].
     pub fn scan(&self, range: &KeyRange, limit: ChunkLimit) -> Chunk {
-        let found = self.shared.read().pairs_of(self.generation).scan(self.revision, range, limit);
-        found.into()
+        self.find(range, limit, Order::Ascending).into()
+    }
+
+    /// The same from the last key of the range to the first.
+    pub fn scan_back(&self, range: &KeyRange, limit: ChunkLimit) -> Chunk {
+        self.find(range, limit, Order::Descending).into()
+    }
+
+    /// What a key had.
+    pub fn get(&self, key: &[u8]) -> Option<Record> {
+        let state = self.shared.read();
+        let stored = state.pairs_of(self.generation).get_at(self.revision, key).cloned();
+        drop(state);
+        stored.map(Record::from)
+    }
+
+    /// How many keys the next part of a range has, and where to go on: [`KeyRange::starting_at`] that key. `None`: the range
+    /// is done. Bytes are not counted.
+    pub fn count(&self, range: &KeyRange, limit: ChunkLimit) -> (u64, Option<Bytes>) {
+        let state = self.shared.read();
+        let (count, next) = state.pairs_of(self.generation).count(self.revision, range, limit.entries_max);
+        (count, next.map(|key| Bytes::copy_from_slice(key.as_slice())))
+    }
+
+    pub(super) fn find(&self, range: &KeyRange, limit: ChunkLimit, order: Order) -> Found {
+        self.shared.read().pairs_of(self.generation).scan(self.revision, range, limit, order)
     }
 }
 

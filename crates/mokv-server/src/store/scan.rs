@@ -1,5 +1,7 @@
 //! What a scan is asked for and what it answers.
 
+use std::iter;
+
 use bytes::{Bytes, BytesMut};
 use mokv_proto::internal;
 
@@ -32,6 +34,13 @@ impl KeyRange {
         Self { start, end }
     }
 
+    /// One key.
+    pub fn key(key: impl Into<Bytes>) -> Self {
+        let start = key.into();
+        let end = Some([&start[..], &[0]].concat().into());
+        Self { start, end }
+    }
+
     /// Those of these keys that are at or after `key`.
     #[must_use]
     pub fn starting_at(mut self, key: impl Into<Bytes>) -> Self {
@@ -60,9 +69,45 @@ impl KeyRange {
         self.end.as_ref()
     }
 
+    /// The only key that can be in the range, if it was made as [`KeyRange::key`] makes it.
+    pub fn only_key(&self) -> Option<&Bytes> {
+        let end = self.end.as_ref()?.strip_suffix(&[0])?;
+        (end == self.start).then_some(&self.start)
+    }
+
+    /// Whether a key is in the range.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && self.end.as_ref().is_none_or(|end| key < &end[..])
+    }
+
     /// Whether no key can be in the range.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+}
+
+/// In which order a scan goes through its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Ascending,
+    Descending,
+}
+
+impl Order {
+    /// The items, which are in ascending order, in this one.
+    pub(super) fn apply<I: DoubleEndedIterator>(self, mut items: I) -> impl Iterator<Item = I::Item> {
+        iter::from_fn(move || match self {
+            Self::Ascending => items.next(),
+            Self::Descending => items.next_back(),
+        })
+    }
+
+    /// Which of two comes first.
+    pub(super) fn first<T: Ord>(self, a: T, b: T) -> T {
+        match self {
+            Self::Ascending => a.min(b),
+            Self::Descending => a.max(b),
+        }
     }
 }
 
@@ -108,16 +153,18 @@ impl From<Pair> for internal::Pair {
 /// A part of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// The pairs in the order of their keys. May be empty though more follow: keys that are younger than the pin are
+    /// The pairs in the order of the scan. May be empty though more follow: keys that are younger than the pin are
     /// looked at and left out.
     pub pairs: Vec<Pair>,
-    /// Where to go on: [`KeyRange::starting_at`] this key. `None`: the range is done.
+    /// Where to go on: [`KeyRange::starting_at`] this key, or [`KeyRange::ending_before`] it if the scan goes back. `None`: the
+    /// range is done.
     pub next: Option<Bytes>,
 }
 
 /// A chunk as it is collected under the lock; [`Chunk`] is made of it afterwards.
 pub(super) struct Found {
     pub(super) pairs: Vec<(Key, Stored)>,
+    /// As [`Chunk::next`].
     pub(super) next: Option<Key>,
 }
 
@@ -146,12 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn one_key_is_a_range() {
+        let range = KeyRange::key("a");
+        assert_eq!(range.only_key(), Some(&Bytes::from("a")));
+        assert!(range.contains(b"a") && !range.contains(b"a\0") && !range.contains(b""));
+        for other in [KeyRange::prefix("a"), KeyRange::all(), KeyRange::prefix("a").ending_before("a\0\0")] {
+            assert_eq!(other.only_key(), None);
+        }
+    }
+
+    #[test]
     fn ranges_only_get_narrower() {
         let range = KeyRange::prefix("b").starting_at("a").ending_before("z");
         assert_eq!(range, KeyRange::prefix("b"));
         let range = range.starting_at("ba").ending_before("bb");
         assert_eq!((range.start().as_ref(), range.end()), (&b"ba"[..], Some(&Bytes::from("bb"))));
         assert!(!range.is_empty());
+        assert!(range.contains(b"ba") && range.contains(b"baa"));
+        assert!(!range.contains(b"b") && !range.contains(b"bb") && KeyRange::all().contains(b""));
         assert!(range.starting_at("bb").is_empty());
     }
 }

@@ -84,6 +84,11 @@ impl Sessions {
         }
     }
 
+    /// Client ids go on from a later one.
+    pub(super) fn skip_ids(&mut self, ids: u64) {
+        self.next_client_id += ids;
+    }
+
     /// Opens a session and returns its client id. If there are too many, the least recently used gives way.
     pub(super) fn open(&mut self) -> u64 {
         if self.by_client.len() >= SESSIONS_MAX {

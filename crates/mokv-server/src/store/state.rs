@@ -19,6 +19,9 @@ use super::{Position, Progress};
 use crate::command::{Op, Outcome, OutcomeResult, RequestId};
 use crate::mutants::mutant;
 
+/// No number is skipped to beyond this: more are left than will ever be used, also by programs whose integers have a sign.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// The replicated state, and the pins on it.
 pub(super) struct State {
     pub(super) pairs: Pairs,
@@ -130,9 +133,24 @@ impl State {
         self.settled = Settled::new(Some(at), &self.pairs, &self.sessions, &self.starts, self.log_time);
     }
 
+    /// See [`Store::skip`](super::Store::skip).
+    pub(super) fn skip(&mut self, revisions: u64, ids: u64) -> bool {
+        let enough = |next: u64, skipped: u64| next.checked_add(skipped).is_some_and(|next| next <= NUMBER_MAX);
+        if !enough(self.pairs.revision(), revisions) || !enough(self.sessions.next_client_id(), ids) {
+            return false;
+        }
+        self.pairs.skip_revisions(revisions);
+        self.sessions.skip_ids(ids);
+        let applied = self.settled.progress.applied;
+        self.settled = Settled::new(applied, &self.pairs, &self.sessions, &self.starts, self.log_time);
+        true
+    }
+
     /// Puts other pairs and sessions in the place of these. Pinned pairs stay for their pins.
     pub(super) fn replace(&mut self, loaded: Loaded) -> Garbage {
-        let old = mem::replace(&mut self.pairs, loaded.pairs);
+        let mut pairs = loaded.pairs;
+        pairs.succeed(&self.pairs);
+        let old = mem::replace(&mut self.pairs, pairs);
         if !mutant!(SnapshotKeepsOldSessions) || self.sessions.len() == 0 {
             self.sessions = loaded.sessions;
         }

@@ -116,6 +116,11 @@ impl Superseded {
         Some(record)
     }
 
+    /// The versions of a key.
+    pub(super) fn of(&self, key: &[u8]) -> &[Version] {
+        self.versions.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// The keys of a range that have versions, with them.
     pub(super) fn range(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> btree_map::Range<'_, Key, Vec<Version>> {
         self.versions.range::<[u8], _>(bounds)

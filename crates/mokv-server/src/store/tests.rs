@@ -2,6 +2,7 @@
 
 mod bounds;
 mod data_model;
+mod history;
 mod model;
 mod rules;
 mod threads;

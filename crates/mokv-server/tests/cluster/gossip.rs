@@ -176,7 +176,8 @@ impl World {
 
     async fn serves(&self) {
         for host in self.nodes.values() {
-            let client = Client::connect(&host.addr.to_string()).expect("endpoint").with_timeout(PATIENCE);
+            let client =
+                Client::connect(&format!("{}?routing=single", host.addr)).expect("endpoint").with_timeout(PATIENCE);
             client.get("none").await.expect("a read through it");
         }
     }
@@ -303,7 +304,7 @@ async fn leaders_leave_under_writes_and_no_acknowledged_write_is_lost() {
                 let mut count = 0_u64;
                 while !done.load(Ordering::SeqCst) {
                     count += 1;
-                    session.set(&format!("key-{writer}"), count.to_string()).await.expect("no write fails");
+                    session.set(format!("key-{writer}"), count.to_string()).await.expect("no write fails");
                 }
                 count
             })
@@ -335,7 +336,7 @@ async fn leaders_leave_under_writes_and_no_acknowledged_write_is_lost() {
     done.store(true, Ordering::SeqCst);
     for (writer, task) in writers.into_iter().enumerate() {
         let count = task.await.expect("no panic");
-        let read = world.client().get(&format!("key-{writer}")).await.expect("a read").expect("is there");
+        let read = world.client().get(format!("key-{writer}")).await.expect("a read").expect("is there");
         assert_eq!(read.value, count.to_string(), "writer {writer}");
         assert!(count > 10, "writer {writer} wrote {count} times");
     }

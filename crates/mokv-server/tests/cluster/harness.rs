@@ -273,6 +273,8 @@ pub(crate) fn options(name: &str, data_dir: PathBuf, addr: SocketAddr) -> NodeOp
         limits: Limits::default(),
         memory_quota: None,
         snapshot_log_bytes: 64 << 20,
+        history_bytes: 64 << 20,
+        lease_reads: false,
     }
 }
 

@@ -20,7 +20,7 @@ fn a_crashed_host_comes_back_at_its_address_with_its_disk() {
         let mut written = 0;
         let mut write = async |count| {
             for _ in 0..count {
-                session.set(&format!("key-{written}"), "value").await.expect("set");
+                session.set(format!("key-{written}"), "value").await.expect("set");
                 written += 1;
             }
         };
@@ -54,7 +54,7 @@ fn a_node_of_another_identity_at_an_address_is_refused() {
     Setup::default().run(|world| async move {
         let client = world.client();
         for number in 0..20 {
-            client.set(&format!("key-{number}"), "value").await.expect("set");
+            client.set(format!("key-{number}"), "value").await.expect("set");
         }
         let followers = world.followers().await;
         // The first node would form a cluster of its own on an empty disk.
@@ -71,7 +71,7 @@ fn a_node_of_another_identity_at_an_address_is_refused() {
         assert_eq!(refused.code(), Code::FailedPrecondition);
         // The others call it all the time, and it takes nothing of what is not for it.
         for number in 0..50 {
-            client.set(&format!("key-{number}"), "newer").await.expect("set");
+            client.set(format!("key-{number}"), "newer").await.expect("set");
             sleep(Duration::from_millis(100)).await;
         }
         let status = world.status(replaced);
@@ -103,14 +103,14 @@ fn forwarded_writes_in_flight_when_the_leader_crashes_count_at_most_once() {
             let client = &client;
             async move {
                 sleep(Duration::from_millis(number as u64)).await;
-                client.set(&format!("plain-{number}"), "value").await
+                client.set(format!("plain-{number}"), "value").await
             }
         };
         let exact = |number: usize| {
             let session = &session;
             async move {
                 sleep(Duration::from_millis(number as u64)).await;
-                session.set(&format!("exact-{number}"), "value").await
+                session.set(format!("exact-{number}"), "value").await
             }
         };
         let writing = future::join(future::join_all((0..WRITES).map(plain)), future::join_all((0..WRITES).map(exact)));
@@ -127,7 +127,7 @@ fn forwarded_writes_in_flight_when_the_leader_crashes_count_at_most_once() {
 
         let mut unknown = 0;
         for (number, result) in plain.iter().enumerate() {
-            let found = client.get(&format!("plain-{number}")).await.expect("get").map(|pair| pair.version);
+            let found = client.get(format!("plain-{number}")).await.expect("get").map(|pair| pair.version);
             match result {
                 Ok(_) => assert_eq!(found, Some(1), "plain-{number} was acknowledged"),
                 Err(Error::OutcomeUnknown(_)) => {
@@ -141,7 +141,7 @@ fn forwarded_writes_in_flight_when_the_leader_crashes_count_at_most_once() {
         assert!(unknown > 0, "no write was under way");
         for (number, result) in exact.iter().enumerate() {
             result.as_ref().expect("tried until it was done");
-            let found = client.get(&format!("exact-{number}")).await.expect("get").map(|pair| pair.version);
+            let found = client.get(format!("exact-{number}")).await.expect("get").map(|pair| pair.version);
             assert_eq!(found, Some(1), "exact-{number}");
         }
     });

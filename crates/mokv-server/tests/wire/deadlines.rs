@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mokv_client::messages::ListRequest;
-use mokv_client::{Client, Error};
+use mokv_client::{Client, Error, KeyRange};
 use mokv_proto::internal;
 use mokv_server::raft::network::{MemberClient, Network, NetworkOptions};
 use mokv_server::raft::types::{MemberInfo, Vote, vote_from_proto};
@@ -135,8 +134,8 @@ fn a_server_keeps_the_deadline_of_its_client() {
         let answered = Duration::from_millis(900);
         for client in clients {
             let began = Instant::now();
-            let written = client.set("key", "new");
-            let read = client.get("key");
+            let written = client.set("key", "new").into_future();
+            let read = client.get("key").into_future();
             let (written, read) = tokio::join!(written, read);
             let took = began.elapsed();
             assert!(answered < took && took < answered + ROUND_TRIP, "took {took:?}");
@@ -146,9 +145,9 @@ fn a_server_keeps_the_deadline_of_its_client() {
     });
 }
 
-async fn assert_in_time<T>(limit: Duration, call: impl Future<Output = Result<T, Error>>) {
+async fn assert_in_time<T>(limit: Duration, call: impl IntoFuture<Output = Result<T, Error>>) {
     let began = Instant::now();
-    let result = call.await;
+    let result = call.into_future().await;
     let took = began.elapsed();
     assert!(took <= limit + STEPS, "took {took:?}, longer than {limit:?}; answered: {}", result.is_ok());
 }
@@ -158,10 +157,10 @@ async fn assert_calls_in_time(client: Client, limit: Duration) {
     let client = client.with_timeout(limit);
     let session = client.session();
     assert_in_time(limit, client.get("key")).await;
-    assert_in_time(limit, client.get_local("key", 0)).await;
+    assert_in_time(limit, client.get("key").local()).await;
     assert_in_time(limit, client.set("key", "value")).await;
     assert_in_time(limit, client.delete("key")).await;
-    assert_in_time(limit, client.list(ListRequest::default())).await;
+    assert_in_time(limit, client.list(KeyRange::all())).await;
     assert_in_time(limit, client.status()).await;
     assert_in_time(limit, client.add_member(&address(0), false)).await;
     let (first, second) = (session.set("key", "value"), session.delete("key"));

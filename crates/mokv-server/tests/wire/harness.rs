@@ -280,6 +280,8 @@ impl World {
                 limits: Limits::default(),
                 memory_quota: None,
                 snapshot_log_bytes: 64 << 20,
+                history_bytes: 64 << 20,
+                lease_reads: false,
             };
             (setup.options)(&mut options);
             let seed = rng.random();
@@ -459,15 +461,16 @@ impl World {
         (0..self.inner.hosts.len()).filter_map(|index| Some(self.running(index)?.status())).collect()
     }
 
-    /// The real client, with all nodes as its endpoints.
+    /// The real client, with all nodes as its endpoints. What it writes while answers are lost, it writes again.
     pub(crate) fn client(&self) -> Client {
         self.client_of(0..self.inner.hosts.len())
     }
 
-    /// The real client of some nodes, asked in this order.
+    /// The real client of some nodes and no others.
     pub(crate) fn client_of(&self, nodes: impl IntoIterator<Item = usize>) -> Client {
         let endpoints: Vec<String> = nodes.into_iter().map(address).collect();
-        Client::connect_over(&endpoints.join(","), sockets::connect, self.inner.seed).expect("endpoints")
+        Client::connect_over(&format!("{}?routing=single", endpoints.join(",")), sockets::connect, self.inner.seed)
+            .expect("endpoints")
     }
 
     /// A caller that passes for a member of the cluster.

@@ -89,7 +89,7 @@ fn a_follower_that_was_cut_off_catches_up_without_a_restart() {
             let mended = Instant::now() + Duration::from_millis(seconds * 1000 + world.random(0..1000));
             let mut written = 0;
             while Instant::now() < mended {
-                client.set(&format!("key-{}", written % 50), format!("{round}-{written}")).await.expect("set");
+                client.set(format!("key-{}", written % 50), format!("{round}-{written}")).await.expect("set");
                 written += 1;
             }
             let missed = world.status(leader).applied_index - world.status(cut_off).applied_index;
@@ -124,7 +124,9 @@ fn large_values_on_a_slow_link_do_not_hold_up_heartbeats() {
         let value = Bytes::from(vec![7; 500 << 10]);
         let keys: Vec<String> = (0..10).map(|number| format!("large-{number}")).collect();
         let began = Instant::now();
-        future::try_join_all(keys.iter().map(|key| client.set(key, value.clone()))).await.expect("set");
+        future::try_join_all(keys.iter().map(|key| client.set(key.as_str(), value.clone()).into_future()))
+            .await
+            .expect("set");
         // A round trip, the interval, and as much again.
         let heard_max = 2 * (2 * ONE_WAY + world.node(leader).options().raft.heartbeat_interval);
         let slow_id = world.status(slow).node_id;

@@ -28,7 +28,7 @@ async fn fill(world: &World, through: usize) {
     for base in (0..3000).step_by(100) {
         let writes = (base..base + 100).map(|number| {
             let client = &client;
-            async move { client.set(&format!("key-{number:04}"), vec![number as u8; 1000]).await }
+            async move { client.set(format!("key-{number:04}"), vec![number as u8; 1000]).await }
         });
         future::try_join_all(writes).await.expect("set");
     }

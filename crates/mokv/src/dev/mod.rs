@@ -205,7 +205,9 @@ async fn first_failure(supervisors: &mut JoinSet<Result<(), Failure>>) -> Result
 
 /// Waits until all nodes have become one cluster and each of them serves. Answers the members.
 async fn form(plan: &[NodePlan]) -> Result<Vec<Member>, Failure> {
-    let connect = |node: &NodePlan| Ok(Client::connect(&node.rpc_addr())?.with_timeout(CALL_TIMEOUT));
+    let connect = |node: &NodePlan| {
+        Ok(Client::connect(&format!("{}?routing=single", node.rpc_addr()))?.with_timeout(CALL_TIMEOUT))
+    };
     let clients: Vec<Client> = plan.iter().map(connect).collect::<Result<_, Error>>()?;
     let mut last = None;
     let formed = timeout(FORM_TIMEOUT, async {

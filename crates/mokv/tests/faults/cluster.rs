@@ -3,8 +3,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use mokv_client::Client;
-use mokv_client::messages::GetResponse;
+use mokv_client::{Client, Pair};
 use tempfile::TempDir;
 
 use crate::history::{Counts, History};
@@ -120,7 +119,7 @@ impl Cluster {
 
     /// Waits until all have applied the same entries, checks that their states are the same and that one of them leads,
     /// and returns what they have.
-    pub(crate) async fn settled(&self) -> Vec<GetResponse> {
+    pub(crate) async fn settled(&self) -> Vec<Pair> {
         eventually("all have applied the same", async || {
             let mut statuses = Vec::new();
             for node in &self.nodes {
@@ -143,9 +142,10 @@ impl Cluster {
         let pairs = eventually("a list works", async || self.nodes[0].pairs().await).await;
         for node in &self.nodes[1..] {
             let others = eventually("a list works", async || node.pairs().await).await;
-            let same = pairs.iter().zip(&others).all(|(one, other)| {
-                GetResponse { revision: 0, ..one.clone() } == GetResponse { revision: 0, ..other.clone() }
-            });
+            let same = pairs
+                .iter()
+                .zip(&others)
+                .all(|(one, other)| Pair { revision: 0, ..one.clone() } == Pair { revision: 0, ..other.clone() });
             assert!(same && pairs.len() == others.len(), "{} has other pairs than {}", node.name, self.nodes[0].name);
         }
         pairs

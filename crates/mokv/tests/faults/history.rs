@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mokv_client::messages::GetResponse;
+use mokv_client::Pair;
 
 /// One call of one client. Times count from the beginning of the load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(crate) struct History {
 
 impl History {
     /// Judges the calls by what every node has in the end. An error has all that is wrong.
-    pub(crate) fn judge(&self, pairs: &[GetResponse]) -> Result<Counts, Vec<String>> {
+    pub(crate) fn judge(&self, pairs: &[Pair]) -> Result<Counts, Vec<String>> {
         let mut judge = Judge { writes: Writes::of(self), faults: Vec::new() };
         judge.shared_revisions();
         judge.real_time(self);
@@ -220,7 +220,7 @@ impl Judge<'_> {
         }
     }
 
-    fn end(&mut self, pairs: &[GetResponse]) {
+    fn end(&mut self, pairs: &[Pair]) {
         // Acknowledged and unknown.
         let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for ((key, _), outcome) in &self.writes.by_value {
@@ -272,21 +272,13 @@ mod tests {
         call(key, begin, Op::Get(Outcome::Answered(Some(found))))
     }
 
-    fn pair(key: &str, value: &str, mod_revision: u64, version: u64) -> GetResponse {
+    fn pair(key: &str, value: &str, mod_revision: u64, version: u64) -> Pair {
         let value = value.to_owned().into();
-        GetResponse {
-            key: key.into(),
-            value,
-            mod_revision,
-            version,
-            revision: 9,
-            create_revision: 1,
-            ..Default::default()
-        }
+        Pair { key: key.into(), value, mod_revision, version, revision: 9, create_revision: 1, ..Default::default() }
     }
 
     /// k: a at 1, b unknown, c at 3; b was there at 2.
-    fn good() -> (Vec<Call>, Vec<GetResponse>) {
+    fn good() -> (Vec<Call>, Vec<Pair>) {
         let calls = vec![
             set("k", "a", 0, acknowledged(1)),
             set("k", "b", 10, Outcome::Unknown(String::new())),
@@ -307,7 +299,7 @@ mod tests {
 
     #[test]
     fn each_wrong_one_is_found() {
-        type Change = fn(&mut Vec<Call>, &mut Vec<GetResponse>);
+        type Change = fn(&mut Vec<Call>, &mut Vec<Pair>);
         let table: [(&str, Change); 11] = [
             ("is lost", |_, pairs| drop(pairs.pop())),
             ("though \"c\" was written at 3", |_, pairs| pairs[0] = pair("k", "b", 2, 2)),

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use mokv_client::messages::{GetResponse, SetResponse};
-use mokv_client::{Client, Error, Session};
+use mokv_client::{Client, Error, Pair, Written as Answered};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, eventually};
@@ -25,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Whom a client asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Any node. Every other client writes within a session, which repeats writes whose outcome is unknown.
+    /// Any node. Every other client repeats writes whose outcome is unknown.
     All,
     /// One node, and nobody else if that one does not answer.
     One,
@@ -53,8 +52,9 @@ impl Load {
                 Reach::One => cluster.nodes[node].client().clone(),
             };
             let client = client.with_timeout(TIMEOUT);
-            let session = (reach == Reach::All && number % 2 == 1).then(|| client.session());
-            let worker = Worker { shared: shared.clone(), number, client, session };
+            let repeats = reach == Reach::All && number % 2 == 1;
+            let client = if repeats { client } else { client.at_most_once() };
+            let worker = Worker { shared: shared.clone(), number, client };
             tokio::spawn(worker.run())
         });
         Self { clients: clients.collect(), shared }
@@ -93,7 +93,6 @@ struct Worker {
     shared: Arc<Shared>,
     number: usize,
     client: Client,
-    session: Option<Session>,
 }
 
 impl Worker {
@@ -139,16 +138,13 @@ impl Worker {
 
     async fn set(&self, key: &str, count: usize) -> Op {
         let value = format!("{}/{count}", self.number);
-        let answer = match &self.session {
-            Some(session) => session.set(key, value.clone()).await,
-            None => self.client.set(key, value.clone()).await,
-        };
-        Op::Set { value, outcome: outcome(answer.map(|SetResponse { revision, .. }| Written { revision })) }
+        let answer = self.client.set(key, value.clone()).await;
+        Op::Set { value, outcome: outcome(answer.map(|Answered { revision, .. }| Written { revision })) }
     }
 }
 
-impl From<GetResponse> for Found {
-    fn from(GetResponse { value, mod_revision, revision, .. }: GetResponse) -> Self {
+impl From<Pair> for Found {
+    fn from(Pair { value, mod_revision, revision, .. }: Pair) -> Self {
         Self { value: String::from_utf8_lossy(&value).into_owned(), mod_revision, revision }
     }
 }
@@ -157,9 +153,7 @@ impl From<GetResponse> for Found {
 fn outcome<T>(answer: Result<T, Error>) -> Outcome<T> {
     match answer {
         Ok(answer) => Outcome::Answered(answer),
-        Err(error @ (Error::OutcomeUnknown(_) | Error::SessionExpired { maybe_applied: true })) => {
-            Outcome::Unknown(error.to_string())
-        }
+        Err(error @ Error::OutcomeUnknown(_)) => Outcome::Unknown(error.to_string()),
         Err(error @ Error::Unexpected { .. }) => Outcome::Unknown(error.to_string()),
         Err(error) => Outcome::Failed(error.to_string()),
     }

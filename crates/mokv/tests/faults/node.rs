@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use mokv_client::messages::{Consistency, GetResponse, ListRequest, StatusResponse};
-use mokv_client::{Client, Error};
+use mokv_client::messages::StatusResponse;
+use mokv_client::{Client, Error, KeyRange, Pair};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::eventually;
@@ -51,7 +51,7 @@ pub(crate) struct Node {
 impl Node {
     /// A node that does not run yet. It writes what it says to a file in `dir`.
     pub(crate) fn new(name: String, place: Place, settings: &[(&str, &str)], dir: &Path) -> Self {
-        let client = Client::connect(&format!("{}:{}", place.host, place.ports[0])).expect("address");
+        let client = Client::connect(&format!("{}:{}?routing=single", place.host, place.ports[0])).expect("address");
         Self {
             output: dir.join(format!("{name}.log")),
             output_begin: 0,
@@ -168,14 +168,8 @@ impl Node {
     }
 
     /// Everything that this node has.
-    pub(crate) async fn pairs(&self) -> Result<Vec<GetResponse>, Error> {
-        let request = ListRequest { consistency: Consistency::Local.into(), ..ListRequest::default() };
-        let mut list = self.client.list(request).await?;
-        let mut pairs = Vec::new();
-        while let Some(pair) = list.next().await? {
-            pairs.push(pair);
-        }
-        Ok(pairs)
+    pub(crate) async fn pairs(&self) -> Result<Vec<Pair>, Error> {
+        self.client.list(KeyRange::all()).local().await?.all().await
     }
 }
 

@@ -1,10 +1,15 @@
 //! The services over the wire: a real client on a loopback connection.
 
+mod agreement;
 mod cluster;
 mod http;
 mod kv;
+mod lease;
 mod list;
+mod pipeline;
 mod server;
+mod txn;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +43,7 @@ struct Setup {
     leads: bool,
     limits: Limits,
     memory_quota: Option<u64>,
+    history_bytes: u64,
 }
 
 impl Default for Setup {
@@ -48,7 +54,7 @@ impl Default for Setup {
             request_bytes_max: 2 << 20,
             request_timeout: Duration::from_secs(10),
         };
-        Self { leads: true, limits, memory_quota: None }
+        Self { leads: true, limits, memory_quota: None, history_bytes: 64 << 20 }
     }
 }
 
@@ -81,6 +87,8 @@ impl Setup {
             limits: self.limits,
             memory_quota: self.memory_quota,
             snapshot_log_bytes: 64 << 20,
+            history_bytes: self.history_bytes,
+            lease_reads: false,
         };
         let tasks = Tasks::from_os().expect("seed");
         let seams = Seams {

@@ -1,0 +1,359 @@
+//! Operations of many callers over one stream to a node.
+//!
+//! All that waits when the stream can take a message goes into it, and answers come back many to a message. It promises
+//! that each caller learns what became of its operation: answered, not sent, or lost. What that means for the effect is the
+//! caller's to say.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mokv_proto::api::kv_client::KvClient;
+use mokv_proto::api::{PipelineError, PipelineOperation, PipelineRequest, PipelineResponse, PipelineResult};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status, Streaming};
+
+use crate::client::millis;
+use crate::operation::{Answer, Operation};
+
+/// Operations of one message at most.
+const OPERATIONS_MAX: usize = 512;
+/// A message with several operations is not larger than this: a single one may be as large as a server takes.
+const MESSAGE_BYTES: usize = 256 << 10;
+/// Operations that wait for the stream at most; more wait in their own task.
+const QUEUE_MAX: usize = 4096;
+/// A stream on which nothing was asked for so long is closed: an idle client costs a server nothing.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// A server that had no pipeline may have been replaced by a newer one after so long.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// What became of an operation that was not answered.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The server has no pipeline. No effect.
+    NotSupported,
+    /// The stream was not opened, for this reason, which also says what that means for the effect.
+    NotOpened(Status),
+    /// The stream ended before it was sent, for a reason or because nobody needed it. No effect.
+    NotSent(Option<Status>),
+    /// The stream broke when it was under way.
+    Lost(Status),
+    /// It was not sent in time. No effect.
+    LateUnsent,
+    /// It was sent, and not answered in time.
+    Late,
+}
+
+/// The way to one node.
+#[derive(Debug, Default)]
+pub(crate) struct Pipeline {
+    way: Mutex<Way>,
+}
+
+#[derive(Debug, Default)]
+enum Way {
+    /// No stream was needed yet.
+    #[default]
+    None,
+    /// To the newest stream, which may have ended.
+    Stream(mpsc::Sender<Job>),
+    /// The server had none at that time.
+    NotSupported(Instant),
+}
+
+/// When a node was last heard of.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard(Arc<Mutex<Option<Instant>>>);
+
+impl Heard {
+    pub(crate) fn never() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(crate) fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(crate) fn is_since(&self, then: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|heard| heard > then)
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    operation: Operation,
+    deadline: Instant,
+    stage: Arc<Stage>,
+    reply: oneshot::Sender<Result<Answer, Failed>>,
+}
+
+/// Whether an operation is on its way. Either the stream takes it or its caller takes it back, never both.
+#[derive(Debug, Default)]
+struct Stage(AtomicU8);
+
+impl Stage {
+    const QUEUED: u8 = 0;
+    const SENT: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// False if it was withdrawn.
+    fn send(&self) -> bool {
+        self.0.compare_exchange(Self::QUEUED, Self::SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// False if it was sent.
+    fn withdraw(&self) -> bool {
+        self.0.compare_exchange(Self::QUEUED, Self::WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Pipeline {
+    /// Has the node carry out an operation, over the stream that there is or a new one.
+    pub(crate) async fn call(
+        &self,
+        kv: impl FnOnce() -> KvClient<Channel>,
+        heard: &Heard,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Answer, Failed> {
+        let (reply, answer) = oneshot::channel();
+        let stage = Arc::<Stage>::default();
+        let job = Job { operation, deadline, stage: stage.clone(), reply };
+        let answered = async {
+            let Some(queue) = self.queue(kv, heard) else { return Err(Failed::NotSupported) };
+            if queue.send(job).await.is_err() {
+                return Err(Failed::NotSent(None));
+            }
+            // A job is answered, or dropped when the runtime ends.
+            let answered = answer.await.unwrap_or(Err(Failed::NotSent(None)));
+            if let Err(Failed::NotSupported) = answered {
+                *self.lock() = Way::NotSupported(Instant::now());
+            }
+            answered
+        };
+        match timeout_at(deadline, answered).await {
+            Ok(answered) => answered,
+            Err(_) if stage.withdraw() => Err(Failed::LateUnsent),
+            Err(_) => Err(Failed::Late),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue of a stream, which is opened if there is none; `None` if the server has no pipeline.
+    fn queue(&self, kv: impl FnOnce() -> KvClient<Channel>, heard: &Heard) -> Option<mpsc::Sender<Job>> {
+        let mut way = self.lock();
+        match &*way {
+            Way::Stream(queue) if !queue.is_closed() => return Some(queue.clone()),
+            Way::NotSupported(since) if since.elapsed() < ASK_AGAIN_AFTER => return None,
+            Way::None | Way::Stream(_) | Way::NotSupported(_) => {}
+        }
+        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(Stream::new(jobs, heard.clone()).run(kv()));
+        *way = Way::Stream(sender.clone());
+        Some(sender)
+    }
+}
+
+/// One stream, from its opening to its end.
+struct Stream {
+    jobs: mpsc::Receiver<Job>,
+    /// Found no room in the last message.
+    held: Option<Job>,
+    pending: Pending,
+    heard: Heard,
+    sent: Instant,
+}
+
+/// Why a stream ended.
+enum End {
+    /// It never began.
+    NotOpened(Status),
+    Broken(Status),
+    /// Nobody needs it.
+    Closed,
+}
+
+/// A place for a message.
+type Permit<'a> = mpsc::Permit<'a, PipelineRequest>;
+
+impl Stream {
+    fn new(jobs: mpsc::Receiver<Job>, heard: Heard) -> Self {
+        Self { jobs, held: None, pending: Pending::default(), heard, sent: Instant::now() }
+    }
+
+    async fn run(mut self, mut kv: KvClient<Channel>) {
+        let (requests, body) = mpsc::channel(1);
+        let end = match self.open(kv.pipeline(ReceiverStream::new(body)), &requests).await {
+            Ok(answers) => self.pass(answers, &requests).await,
+            Err(status) => End::NotOpened(status),
+        };
+        self.jobs.close();
+        self.pending.fail(&end);
+        while let Some(job) = self.held.take().or_else(|| self.jobs.try_recv().ok()) {
+            // Who does not listen has withdrawn it.
+            drop(job.reply.send(Err(end.of_unsent())));
+        }
+    }
+
+    /// Waits until the stream is open. What is asked meanwhile goes with it.
+    async fn open(
+        &mut self,
+        opening: impl Future<Output = Result<Response<Streaming<PipelineResponse>>, Status>>,
+        requests: &mpsc::Sender<PipelineRequest>,
+    ) -> Result<Streaming<PipelineResponse>, Status> {
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                biased;
+                opened = &mut opening => return opened.map(Response::into_inner),
+                Some((permit, job)) = next(requests, &mut self.held, &mut self.jobs) => self.send(permit, job).await,
+            }
+        }
+    }
+
+    /// Passes operations on and answers back.
+    async fn pass(
+        &mut self,
+        mut answers: Streaming<PipelineResponse>,
+        requests: &mpsc::Sender<PipelineRequest>,
+    ) -> End {
+        let mut is_needed = true;
+        loop {
+            let is_idle = self.pending.is_empty();
+            if is_idle && !is_needed {
+                return End::Closed;
+            }
+            tokio::select! {
+                biased;
+                answer = answers.message() => match answer {
+                    Ok(Some(response)) => {
+                        self.heard.now();
+                        self.pending.settle(response);
+                    }
+                    Ok(None) => return End::Broken(Status::unavailable("the node ended the stream")),
+                    Err(status) => return End::Broken(status),
+                },
+                job = next(requests, &mut self.held, &mut self.jobs), if is_needed => match job {
+                    Some((permit, job)) => self.send(permit, job).await,
+                    None => is_needed = false,
+                },
+                () = sleep_until(self.sent + IDLE_MAX), if is_idle => return End::Closed,
+            }
+        }
+    }
+
+    /// Sends an operation, and all that came meanwhile.
+    async fn send(&mut self, permit: Permit<'_>, first: Job) {
+        // Callers that were woken together get to ask together: no time passes, but other tasks run.
+        yield_now().await;
+        self.sent = Instant::now();
+        let (mut operations, mut bytes) = (Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(job) = next {
+            bytes += job.operation.encoded_len();
+            if bytes > MESSAGE_BYTES && !operations.is_empty() {
+                self.held = Some(job);
+                break;
+            }
+            operations.extend(self.pending.begin(job, self.sent));
+            next = if operations.len() < OPERATIONS_MAX { self.jobs.try_recv().ok() } else { None };
+        }
+        if !operations.is_empty() {
+            permit.send(PipelineRequest { operations });
+        }
+    }
+}
+
+/// The next operation, when there is a place for a message with it; `None` if there will be none.
+async fn next<'a>(
+    requests: &'a mpsc::Sender<PipelineRequest>,
+    held: &mut Option<Job>,
+    jobs: &mut mpsc::Receiver<Job>,
+) -> Option<(Permit<'a>, Job)> {
+    let permit = requests.reserve().await.ok()?;
+    let job = match held.take() {
+        Some(job) => job,
+        None => jobs.recv().await?,
+    };
+    Some((permit, job))
+}
+
+impl End {
+    /// What becomes of an operation that was sent.
+    fn of_sent(&self) -> Failed {
+        match self {
+            Self::NotOpened(status) if status.code() == Code::Unimplemented => Failed::NotSupported,
+            Self::NotOpened(status) => Failed::NotOpened(status.clone()),
+            Self::Broken(status) => Failed::Lost(status.clone()),
+            Self::Closed => Failed::NotSent(None),
+        }
+    }
+
+    /// And of one that was not.
+    fn of_unsent(&self) -> Failed {
+        match self {
+            Self::NotOpened(status) if status.code() == Code::Unimplemented => Failed::NotSupported,
+            Self::NotOpened(status) | Self::Broken(status) => Failed::NotSent(Some(status.clone())),
+            Self::Closed => Failed::NotSent(None),
+        }
+    }
+}
+
+/// Operations that were sent and are not answered yet.
+#[derive(Debug, Default)]
+struct Pending {
+    last_number: u64,
+    replies: BTreeMap<u64, oneshot::Sender<Result<Answer, Failed>>>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// An operation is sent now; `None` if its caller has taken it back or gone.
+    fn begin(&mut self, job: Job, now: Instant) -> Option<PipelineOperation> {
+        if job.reply.is_closed() || !job.stage.send() {
+            return None;
+        }
+        self.last_number += 1;
+        self.replies.insert(self.last_number, job.reply);
+        let time_left = millis(job.deadline.saturating_duration_since(now));
+        // 0 would say that there is no limit.
+        let timeout_ms = u32::try_from(time_left.max(1)).unwrap_or(u32::MAX);
+        // Each caller waits for its answer before it goes on: what is under way at once has no order.
+        let operation = Some(job.operation);
+        Some(PipelineOperation { number: self.last_number, timeout_ms, operation, unordered: true })
+    }
+
+    fn settle(&mut self, response: PipelineResponse) {
+        for PipelineResult { number, result } in response.results {
+            // A caller that has gone, or a number that this stream never had.
+            let Some(reply) = self.replies.remove(&number) else { continue };
+            let answer = match result {
+                Some(answer) => Ok(answer),
+                None => Err(Failed::Lost(Status::internal("an answer that says nothing"))),
+            };
+            drop(reply.send(answer));
+        }
+    }
+
+    fn fail(&mut self, end: &End) {
+        for (_, reply) in std::mem::take(&mut self.replies) {
+            drop(reply.send(Err(end.of_sent())));
+        }
+    }
+}
+
+/// The status that an error stands for.
+pub(crate) fn status(error: PipelineError) -> Status {
+    Status::with_details(Code::from(error.code), error.message, error.details)
+}
