@@ -218,6 +218,7 @@ impl Pairs {
     /// Whether all comparisons of a transaction hold.
     fn succeeds(&self, txn: &Txn) -> bool {
         txn.compare.iter().all(|compare| match &compare.range_end {
+            _ if mutant!(TxnComparesNothing) => true,
             None => compares(compare, self.get(&compare.key)),
             Some(end) => {
                 let range = key_range(&compare.key, end);
