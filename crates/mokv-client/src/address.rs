@@ -8,6 +8,8 @@ use crate::error::Error;
 
 /// A node that does not take a connection in this time is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A piece of a message is not larger than this: enough for the answers of a message full of operations.
+const FRAME_BYTES: u32 = 256 << 10;
 /// A node that is silent this long while calls wait is asked for a sign of life, and given up after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,7 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, Error> {
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
+        .max_frame_size(FRAME_BYTES)
         .tcp_nodelay(true))
 }
 

@@ -100,20 +100,23 @@ impl Attempt {
     }
 
     /// Has the node carry out an operation, over the pipeline or, where the server has none, by a call of its own.
-    async fn operate(self, operation: Operation) -> Result<Answer, Failure> {
+    async fn operate(self, operation: impl Fn() -> Operation) -> Result<Answer, Failure> {
         let Connection { operations, pipeline, heard, .. } = &*self.connection;
         let began = Instant::now();
         for _ in 0..REOPENINGS_MAX {
-            return match pipeline.call(|| kv(operations), heard, operation.clone(), self.until).await {
-                Ok(Answer::Error(error)) => understood(&operation, Err(pipeline::status(error))),
+            let message = operation();
+            let is_get = matches!(message, Operation::Get(_));
+            return match pipeline.call(|| kv(operations), heard, message, self.until).await {
+                Ok(Answer::Error(error)) => understood(is_get, Err(pipeline::status(error))),
                 Ok(answer) => Ok(answer),
                 Err(Failed::NotSent(None)) => continue,
                 Err(Failed::NotSent(Some(status))) => Err(Failure::Unreachable(describe(&status))),
                 Err(Failed::NotSupported) => {
-                    let sent = unary(kv(operations), operation.clone(), self.time_left());
+                    // Apart: it would be most of what a call takes.
+                    let sent = Box::pin(unary(kv(operations), operation(), self.time_left()));
                     let answered = timeout_at(self.until, sent).await.map_err(|_| Failure::late())?;
                     heard.now();
-                    understood(&operation, answered)
+                    understood(is_get, answered)
                 }
                 Err(Failed::NotOpened(status)) => Err(Failure::from_status(&status)),
                 Err(Failed::Lost(status)) => Err(match Failure::from_status(&status) {
@@ -133,9 +136,19 @@ impl Attempt {
     }
 }
 
+/// What a node answered, if it did in time.
+async fn in_time<T>(until: Instant, sent: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
+    let answered = timeout_at(until, sent).await.map_err(|_| Failure::late())?;
+    answered.map_err(|status| Failure::from_status(&status))
+}
+
 /// What a node answered. That a key has no value is an answer.
-fn understood(operation: &Operation, answered: Result<Answer, Status>) -> Result<Answer, Failure> {
-    answered.or_else(|status| operation::absence(operation, &status).ok_or_else(|| Failure::from_status(&status)))
+fn understood(is_get: bool, answered: Result<Answer, Status>) -> Result<Answer, Failure> {
+    let absence = |status: Status| match is_get.then(|| operation::absence(&status)).flatten() {
+        Some(absence) => Ok(absence),
+        None => Err(Failure::from_status(&status)),
+    };
+    answered.or_else(absence)
 }
 
 fn kv(channel: &Channel) -> KvClient<Channel> {
@@ -178,7 +191,7 @@ impl Nodes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has an operation carried out. `numbered` is asked for it before each attempt.
+    /// Has an operation carried out. `numbered` is asked for it each time that it is sent.
     pub(crate) async fn operate(
         self: &Arc<Self>,
         want: Want,
@@ -187,10 +200,10 @@ impl Nodes {
         limit: Limit,
         numbered: impl Fn() -> Operation,
     ) -> Result<Answer, Unanswered> {
-        self.call(want, effect, patience, limit, |attempt| attempt.operate(numbered())).await
+        self.call(want, effect, patience, limit, |attempt| attempt.operate(&numbered)).await
     }
 
-    /// Makes a call. `send` is called for each attempt, which may be dropped when its time is over.
+    /// Makes a call. `send` is called for each attempt, which ends when its time is over.
     pub(crate) async fn call<T, F>(
         self: &Arc<Self>,
         want: Want,
@@ -216,8 +229,7 @@ impl Nodes {
             };
             let node = under_way.node;
             let until = retry.until(began, is_alone);
-            let sent = send(Attempt { node, connection: connection.clone(), until });
-            let failure = match timeout_at(until, sent).await.unwrap_or_else(|_| Err(Failure::late())) {
+            let failure = match send(Attempt { node, connection: connection.clone(), until }).await {
                 Ok(answer) => {
                     under_way.ended = Ended::Answered;
                     return Ok(answer);
@@ -373,12 +385,9 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let send = |attempt: Attempt| {
-            let node = attempt.node;
-            let sent = send(attempt);
-            async move {
-                let stream = sent.await.map_err(|status| Failure::from_status(&status))?;
-                Ok(Opened { node, stream })
-            }
+            let (node, until) = (attempt.node, attempt.until);
+            let sent = in_time(until, send(attempt));
+            async move { Ok(Opened { node, stream: sent.await? }) }
         };
         let opened = self.nodes.call(Want::Read, Effect::Harmless, self.patience, limit, send).await;
         opened.map_err(Unanswered::into_error)
@@ -390,8 +399,8 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let send = |attempt: Attempt| {
-            let sent = send(attempt);
-            async move { Ok(sent.await.map_err(|status| Failure::from_status(&status))?.into_inner()) }
+            let sent = in_time(attempt.until, send(attempt));
+            async move { Ok(sent.await?.into_inner()) }
         };
         let answered = self.nodes.call(Want::Given, effect, Patience::OnceEach, self.limit(), send).await;
         answered.map_err(Unanswered::into_error)

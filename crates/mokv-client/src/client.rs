@@ -241,16 +241,15 @@ impl Client {
         let limit = self.limit();
         let span = tracing::debug_span!("mokv", operation = operation::name(&operation));
         let is_write = operation::request_id(&mut operation).is_some();
-        let answered = async {
-            match is_write {
-                true if self.is_at_most_once => {
-                    self.attempts(Want::Write, Effect::Write, limit, || operation.clone()).await
-                }
-                true => self.exactly_once.operate(self, operation, limit).await,
-                false => self.attempts(Want::Read, Effect::Harmless, limit, || operation.clone()).await,
+        let answered = match is_write && !self.is_at_most_once {
+            true => self.exactly_once.operate(self, &operation, limit).instrument(span).await,
+            false => {
+                let (want, effect) =
+                    if is_write { (Want::Write, Effect::Write) } else { (Want::Read, Effect::Harmless) };
+                self.attempts(want, effect, limit, || operation.clone()).instrument(span).await
             }
         };
-        let answer = answered.instrument(span).await?;
+        let answer = answered?;
         self.saw(operation::revision(&answer));
         Ok(answer)
     }

@@ -37,7 +37,7 @@ struct ClusterSession {
 
 impl ExactlyOnce {
     /// Has a write carried out, once.
-    pub(crate) async fn operate(&self, client: &Client, operation: Operation, limit: Limit) -> Result<Answer, Error> {
+    pub(crate) async fn operate(&self, client: &Client, operation: &Operation, limit: Limit) -> Result<Answer, Error> {
         for _ in 0..SESSIONS_MAX {
             let session = self.current();
             let ticket = session.clone().ticket(client, limit).await?;
@@ -86,7 +86,8 @@ impl ClusterSession {
 
     /// A number for a write. Opens the session if need be, within the time of the write that needs it.
     async fn ticket(self: Arc<Self>, client: &Client, limit: Limit) -> Result<Ticket, Error> {
-        let opened = self.client_id.get_or_try_init(|| open(client, limit));
+        // Apart: it happens once, and is as large as all that comes after it.
+        let opened = self.client_id.get_or_try_init(|| Box::pin(open(client, limit)));
         // Another write, with another limit, may be opening it.
         let late = || Error::Unavailable(format!("no session within {:?}", limit.timeout));
         let client_id = *timeout_at(limit.deadline, opened).await.map_err(|_| late())??;

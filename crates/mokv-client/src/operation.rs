@@ -97,9 +97,9 @@ fn request<T>(message: T, timeout: Duration) -> Request<T> {
     request
 }
 
-/// The answer that says that a key has no value, if that is what an error says.
-pub(crate) fn absence(operation: &Operation, status: &Status) -> Option<Answer> {
-    if !matches!(operation, Operation::Get(_)) || status.code() != Code::NotFound {
+/// The answer to a Get that says that the key has no value, if that is what an error says.
+pub(crate) fn absence(status: &Status) -> Option<Answer> {
+    if status.code() != Code::NotFound {
         return None;
     }
     let info = status.get_details_error_info();

@@ -25,8 +25,6 @@ use crate::operation::{Answer, Operation};
 const OPERATIONS_MAX: usize = 512;
 /// A message with several operations is not larger than this: a single one may be as large as a server takes.
 const MESSAGE_BYTES: usize = 256 << 10;
-/// Operations that wait for the stream at most; more wait in their own task.
-const QUEUE_MAX: usize = 4096;
 /// A stream on which nothing was asked for so long is closed: an idle client costs a server nothing.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// A server that had no pipeline may have been replaced by a newer one after so long.
@@ -61,7 +59,7 @@ enum Way {
     #[default]
     None,
     /// To the newest stream, which may have ended.
-    Stream(mpsc::Sender<Job>),
+    Stream(mpsc::UnboundedSender<Job>),
     /// The server had none at that time.
     NotSupported(Instant),
 }
@@ -113,33 +111,38 @@ impl Stage {
 }
 
 impl Pipeline {
-    /// Has the node carry out an operation, over the stream that there is or a new one.
-    pub(crate) async fn call(
+    /// Has the node carry out an operation, over the stream that there is or a new one. It is handed over at once, so that
+    /// what waits for the answer is small.
+    pub(crate) fn call(
         &self,
         kv: impl FnOnce() -> KvClient<Channel>,
         heard: &Heard,
         operation: Operation,
         deadline: Instant,
-    ) -> Result<Answer, Failed> {
+    ) -> impl Future<Output = Result<Answer, Failed>> {
         let (reply, answer) = oneshot::channel();
         let stage = Arc::<Stage>::default();
-        let job = Job { operation, deadline, stage: stage.clone(), reply };
-        let answered = async {
-            let Some(queue) = self.queue(kv, heard) else { return Err(Failed::NotSupported) };
-            if queue.send(job).await.is_err() {
-                return Err(Failed::NotSent(None));
+        let queue = self.queue(kv, heard);
+        let is_supported = queue.is_some();
+        if let Some(queue) = queue {
+            // One that is not taken is dropped.
+            drop(queue.send(Job { operation, deadline, stage: stage.clone(), reply }));
+        }
+        async move {
+            if !is_supported {
+                return Err(Failed::NotSupported);
             }
-            // A job is answered, or dropped when the runtime ends.
-            let answered = answer.await.unwrap_or(Err(Failed::NotSent(None)));
-            if let Err(Failed::NotSupported) = answered {
-                *self.lock() = Way::NotSupported(Instant::now());
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(Err(Failed::NotSupported))) => {
+                    *self.lock() = Way::NotSupported(Instant::now());
+                    Err(Failed::NotSupported)
+                }
+                Ok(Ok(answered)) => answered,
+                // The stream had ended, or the runtime does.
+                Ok(Err(_)) => Err(Failed::NotSent(None)),
+                Err(_) if stage.withdraw() => Err(Failed::LateUnsent),
+                Err(_) => Err(Failed::Late),
             }
-            answered
-        };
-        match timeout_at(deadline, answered).await {
-            Ok(answered) => answered,
-            Err(_) if stage.withdraw() => Err(Failed::LateUnsent),
-            Err(_) => Err(Failed::Late),
         }
     }
 
@@ -148,14 +151,15 @@ impl Pipeline {
     }
 
     /// The queue of a stream, which is opened if there is none; `None` if the server has no pipeline.
-    fn queue(&self, kv: impl FnOnce() -> KvClient<Channel>, heard: &Heard) -> Option<mpsc::Sender<Job>> {
+    fn queue(&self, kv: impl FnOnce() -> KvClient<Channel>, heard: &Heard) -> Option<mpsc::UnboundedSender<Job>> {
         let mut way = self.lock();
         match &*way {
             Way::Stream(queue) if !queue.is_closed() => return Some(queue.clone()),
             Way::NotSupported(since) if since.elapsed() < ASK_AGAIN_AFTER => return None,
             Way::None | Way::Stream(_) | Way::NotSupported(_) => {}
         }
-        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        // Bounded by the callers, who wait each for their one operation.
+        let (sender, jobs) = mpsc::unbounded_channel();
         tokio::spawn(Stream::new(jobs, heard.clone()).run(kv()));
         *way = Way::Stream(sender.clone());
         Some(sender)
@@ -164,7 +168,7 @@ impl Pipeline {
 
 /// One stream, from its opening to its end.
 struct Stream {
-    jobs: mpsc::Receiver<Job>,
+    jobs: mpsc::UnboundedReceiver<Job>,
     /// Found no room in the last message.
     held: Option<Job>,
     pending: Pending,
@@ -185,7 +189,7 @@ enum End {
 type Permit<'a> = mpsc::Permit<'a, PipelineRequest>;
 
 impl Stream {
-    fn new(jobs: mpsc::Receiver<Job>, heard: Heard) -> Self {
+    fn new(jobs: mpsc::UnboundedReceiver<Job>, heard: Heard) -> Self {
         Self { jobs, held: None, pending: Pending::default(), heard, sent: Instant::now() }
     }
 
@@ -276,7 +280,7 @@ impl Stream {
 async fn next<'a>(
     requests: &'a mpsc::Sender<PipelineRequest>,
     held: &mut Option<Job>,
-    jobs: &mut mpsc::Receiver<Job>,
+    jobs: &mut mpsc::UnboundedReceiver<Job>,
 ) -> Option<(Permit<'a>, Job)> {
     let permit = requests.reserve().await.ok()?;
     let job = match held.take() {
@@ -326,9 +330,7 @@ impl Pending {
         }
         self.last_number += 1;
         self.replies.insert(self.last_number, job.reply);
-        let time_left = millis(job.deadline.saturating_duration_since(now));
-        // 0 would say that there is no limit.
-        let timeout_ms = u32::try_from(time_left.max(1)).unwrap_or(u32::MAX);
+        let timeout_ms = time_on_server(job.deadline.saturating_duration_since(now));
         // Each caller waits for its answer before it goes on: what is under way at once has no order.
         let operation = Some(job.operation);
         Some(PipelineOperation { number: self.last_number, timeout_ms, operation, unordered: true })
@@ -353,7 +355,34 @@ impl Pending {
     }
 }
 
+/// How long a server is to go on for a caller who waits so long, in milliseconds. A little shorter, so that operations
+/// that came together share what they wait for: servers look at each length of time apart.
+fn time_on_server(time_left: Duration) -> u32 {
+    // 0 would say that there is no limit.
+    let time_left = u32::try_from(millis(time_left)).unwrap_or(u32::MAX).max(1);
+    // Of the six highest bits.
+    let step = 1 << (u32::BITS - time_left.leading_zeros()).saturating_sub(6);
+    time_left / step * step
+}
+
 /// The status that an error stands for.
 pub(crate) fn status(error: PipelineError) -> Status {
     Status::with_details(Code::from(error.code), error.message, error.details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_on_the_server_are_few_and_hardly_shorter() {
+        let on_server = |millis| time_on_server(Duration::from_millis(millis));
+        assert_eq!([on_server(0), on_server(1), on_server(63), on_server(993), on_server(1000)], [1, 1, 63, 992, 992]);
+        assert_eq!([on_server(1999), on_server(2000), on_server(1 << 20)], [1984, 1984, 1 << 20]);
+        assert_eq!(time_on_server(Duration::MAX), 63 << 26);
+        for left in (1..100_000).step_by(7) {
+            let shorter = u64::from(on_server(left));
+            assert!(shorter <= left && shorter >= left - left / 32, "{left}: {shorter}");
+        }
+    }
 }

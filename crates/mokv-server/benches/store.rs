@@ -37,7 +37,7 @@ fn batch(rng: &mut SmallRng, mut key_number: impl FnMut(&mut SmallRng) -> u64) -
         rng.fill(&mut value);
         command::set(key(key_number(rng)), value.to_vec())
     };
-    Batch::new((0..COMMANDS_PER_BATCH).map(set).collect(), LogTime::default()).decode().expect("a batch").1
+    Batch::new(&(0..COMMANDS_PER_BATCH).map(set).collect::<Vec<_>>(), LogTime::default()).decode().expect("a batch").1
 }
 
 fn random_batch(rng: &mut SmallRng) -> Vec<Command> {

@@ -5,9 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use mokv_proto::internal;
-use prost::Message;
+use prost::{Message, length_delimiter_len};
 
 use crate::incarnation::Lineage;
 use crate::raft::types::NodeId;
@@ -17,6 +17,42 @@ pub use mokv_proto::internal::command::Op;
 pub use mokv_proto::internal::outcome::Result as OutcomeResult;
 pub use mokv_proto::internal::{Command, Outcome, Rejection, RequestId};
 
+/// Commands that are proposed together, encoded as they are in a [`Batch`]. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    encoded: Bytes,
+    len: usize,
+}
+
+/// What precedes each command in a batch: its field, of which the length comes first.
+const COMMANDS_TAG: u8 = 1 << 3 | 2;
+
+impl Group {
+    /// Encodes commands, to be applied in this order.
+    pub fn new<'a>(commands: impl IntoIterator<Item = &'a Command, IntoIter: Clone>) -> Self {
+        let commands = commands.into_iter();
+        let bytes =
+            commands.clone().map(|command| 1 + length_delimiter_len(command.encoded_len()) + command.encoded_len());
+        let (mut encoded, mut len) = (BytesMut::with_capacity(bytes.sum()), 0);
+        for command in commands {
+            encoded.put_u8(COMMANDS_TAG);
+            command.encode_length_delimited(&mut encoded).expect("a buffer that grows");
+            len += 1;
+        }
+        Self { encoded: encoded.freeze(), len }
+    }
+
+    /// The encoded bytes.
+    pub fn bytes(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// The number of commands.
+    pub fn commands(&self) -> usize {
+        self.len
+    }
+}
+
 /// The writes of one group commit, encoded.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -25,8 +61,20 @@ pub struct Batch {
 
 impl Batch {
     /// Encodes commands, to be applied in this order at this log time.
-    pub fn new(commands: Vec<Command>, log_time: LogTime) -> Self {
-        Self { encoded: internal::Batch { commands, log_time_ms: log_time.as_millis() }.encode_to_vec().into() }
+    pub fn new(commands: &[Command], log_time: LogTime) -> Self {
+        Self::of_groups(&[Group::new(commands)], log_time)
+    }
+
+    /// Groups, one after the other.
+    pub fn of_groups(groups: &[Group], log_time: LogTime) -> Self {
+        let rest = internal::Batch { commands: Vec::new(), log_time_ms: log_time.as_millis() };
+        let bytes = groups.iter().map(Group::bytes).sum::<usize>() + rest.encoded_len();
+        let mut encoded = BytesMut::with_capacity(bytes);
+        for group in groups {
+            encoded.put_slice(&group.encoded);
+        }
+        rest.encode(&mut encoded).expect("a buffer that grows");
+        Self { encoded: encoded.freeze() }
     }
 
     /// A batch that was encoded before. It is not looked at until [`Batch::decode`].
@@ -126,8 +174,22 @@ mod tests {
     #[test]
     fn a_batch_comes_back_as_it_was() {
         let commands = vec![set("k", "v"), delete("k"), open_session()];
-        let batch = Batch::new(commands.clone(), LogTime::from_millis(7));
+        let batch = Batch::new(&commands, LogTime::from_millis(7));
         let decoded = Batch::from_encoded(batch.encoded().clone()).decode().expect("decode");
         assert_eq!(decoded, (LogTime::from_millis(7), commands));
+    }
+
+    /// What is on disks and under way between nodes of two versions is the message, however it was put together.
+    #[test]
+    fn a_batch_is_the_message() {
+        let commands = vec![set("k", vec![7; 300]), delete("k"), open_session()];
+        let groups = [Group::new(&commands[..1]), Group::new(&commands[1..]), Group::new(&[])];
+        assert_eq!(groups.each_ref().map(Group::commands), [1, 2, 0]);
+        for log_time in [LogTime::default(), LogTime::from_millis(300)] {
+            let message = internal::Batch { commands: commands.clone(), log_time_ms: log_time.as_millis() };
+            let batch = Batch::of_groups(&groups, log_time);
+            assert_eq!(batch.encoded()[..], message.encode_to_vec());
+            assert_eq!(batch, Batch::new(&commands, log_time));
+        }
     }
 }

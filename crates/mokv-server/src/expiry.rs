@@ -115,7 +115,7 @@ impl Expiry {
     }
 
     async fn propose(&self, command: Command) -> Proposed {
-        match self.node.write_as_leader(command).await {
+        match self.node.write_as_leader(&command).await {
             Ok(outcome) => {
                 if let Some(OutcomeResult::Expire(done)) = outcome.result {
                     self.expired.keys.fetch_add(done.deleted, Ordering::Relaxed);

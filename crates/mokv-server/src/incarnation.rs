@@ -254,7 +254,7 @@ pub async fn record(starts: Starts, raft: Raft, log: Log) {
         // Without room, an entry would have to come out of the reserve.
         let mut is_left = is_leader && !commands.is_empty();
         if is_left && log.has_room() {
-            is_left = raft.propose(Batch::new(commands, LogTime::default()), None).await.is_err();
+            is_left = raft.propose(Batch::new(&commands, LogTime::default()), None).await.is_err();
         }
         tokio::select! {
             biased;

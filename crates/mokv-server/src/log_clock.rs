@@ -121,7 +121,8 @@ impl SharedLogClock {
             Some(stamp) => stamp.log_time,
             None => self.clock().guess(Instant::now()),
         };
-        deadline.saturating_duration_since(now)
+        // The state may be ahead of what was noted of it: what was just given a ttl never seems to live longer than that.
+        deadline.saturating_duration_since(now.max(self.inner.store.log_time()))
     }
 }
 
@@ -130,6 +131,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::command;
+    use crate::raft::Role;
+    use crate::store::Position;
 
     fn ms(millis: u64) -> LogTime {
         LogTime::from_millis(millis)
@@ -188,6 +192,19 @@ mod tests {
         assert_eq!(note(500, 0), 600);
         assert_eq!(note(500, 200), 800, "it went on meanwhile");
         assert_eq!(note(550, 300), 650, "there was no leader for a while");
+    }
+
+    #[test]
+    fn what_was_just_written_has_no_more_left_than_it_was_given() {
+        let follower = Leadership { role: Role::Follower, leader: None, term: 1, leader_changes: 0, failure: None };
+        let (_leadership, leadership) = watch::channel(follower);
+        let store = Store::new();
+        let clock = SharedLogClock::new(leadership, store.clone());
+        clock.note_applied();
+        let write = command::set("k", "v");
+        store.apply(Position { term: 1, index: 1 }, ms(5_000), &[write]).expect("applied");
+        // Nothing was noted of it yet.
+        assert!(clock.remaining(ms(6_000)) <= Duration::from_secs(1));
     }
 
     proptest! {

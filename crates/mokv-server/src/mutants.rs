@@ -125,6 +125,12 @@ mod active {
         StaleReadServed,
         /// A node votes after a start as if it had never acknowledged a leader.
         LeaseForgotten,
+        /// A transaction takes all its comparisons for true.
+        TxnComparesNothing,
+        /// A decision that leases are over is carried out whoever leads meanwhile.
+        ExpiryOfAnotherTerm,
+        /// A watch that waits does not see the change that wakes it.
+        WatchSkipsRevision,
     }
 
     thread_local! {

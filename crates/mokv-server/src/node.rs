@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mokv_proto::internal::forward_item::Call;
 use mokv_proto::internal::forward_result::Result as Answer;
 use mokv_proto::internal::txn_op::Op as TxnOperation;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::addresses::Addresses;
-use crate::command::{Command, Op, Outcome, OutcomeResult};
+use crate::command::{Command, Group, Op, Outcome, OutcomeResult};
 use crate::departure::{Departure, DepartureError};
 use crate::discovery::{PeerState, Peers};
 use crate::disk::Disk;
@@ -494,16 +495,52 @@ impl Node {
     ///
     /// See [`RequestError`].
     pub async fn write(&self, command: Command, deadline: Instant) -> Result<Outcome, RequestError> {
+        self.write_after(None, command, deadline).await
+    }
+
+    /// As [`Node::write`] for each of them, side by side; where this node leads, in one batch.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]: each has its own.
+    pub async fn write_all(&self, commands: Vec<Command>, deadline: Instant) -> Vec<Result<Outcome, RequestError>> {
+        let side_by_side = |failed: Option<ForwardFailure>| {
+            join_all(commands.iter().map(move |command| self.write_after(failed.clone(), command.clone(), deadline)))
+        };
+        // What is refused to one of them may not be to another.
+        let is_leader = leads(&self.inner.raft.leadership().borrow());
+        if !is_leader || self.refusal().is_some() {
+            return side_by_side(None).await;
+        }
+        let began = Instant::now();
+        match timeout_at(deadline, self.propose(Group::new(&commands))).await {
+            Ok(Ok(outcomes)) => outcomes.into_iter().map(accepted).collect(),
+            Ok(Err(failure)) => side_by_side(Some(failure)).await,
+            Err(_) => commands.iter().map(|_| Err(not_committed(began))).collect(),
+        }
+    }
+
+    /// Writes a command of which a first attempt may have failed.
+    async fn write_after(
+        &self,
+        mut failed: Option<ForwardFailure>,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, RequestError> {
         let began = Instant::now();
         let mut leadership = self.inner.raft.leadership();
         // Whether an earlier try may have had an effect.
         let mut tried = false;
         loop {
             let leader = leadership.borrow_and_update().leader.clone();
+            let failed = failed.take();
             let attempt = async {
+                if let Some(failed) = failed {
+                    return Err(failed);
+                }
                 match &leader {
                     None => Err(ForwardFailure::NotLeader),
-                    Some((id, _)) if *id == self.node_id() => self.write_as_leader(command.clone()).await,
+                    Some((id, _)) if *id == self.node_id() => self.write_as_leader(&command).await,
                     Some(leader) => self.inner.forwarder.write(leader, command.clone(), deadline).await,
                 }
             };
@@ -522,10 +559,7 @@ impl Node {
                     let waited = self.await_leader(&mut leadership, leader.is_some(), began, deadline).await;
                     waited.map_err(|error| RequestError::OutcomeUnknown { reason: error.to_string() })?;
                 }
-                Err(_) => {
-                    let reason = format!("it was not committed within {:?}", began.elapsed());
-                    return Err(RequestError::OutcomeUnknown { reason });
-                }
+                Err(_) => return Err(not_committed(began)),
             }
         }
     }
@@ -548,17 +582,28 @@ impl Node {
     }
 
     /// Replicates and applies a command if this node leads.
-    pub(crate) async fn write_as_leader(&self, command: Command) -> Result<Outcome, ForwardFailure> {
+    pub(crate) async fn write_as_leader(&self, command: &Command) -> Result<Outcome, ForwardFailure> {
+        match self.refusal() {
+            Some(RequestError::QuotaExceeded { .. }) if !grows(command) => {}
+            Some(refusal) => return Err(ForwardFailure::Refused(refusal)),
+            None => {}
+        }
+        let outcomes = self.propose(Group::new([command])).await?;
+        outcomes.into_iter().next().ok_or_else(|| ForwardFailure::Unknown("it had no outcome".into()))
+    }
+
+    /// Why this node, as leader, does not take a write that makes the store larger.
+    fn refusal(&self) -> Option<RequestError> {
         if !self.inner.log.has_room() || *self.inner.is_majority_full.borrow() {
-            return Err(ForwardFailure::Refused(RequestError::DiskFull));
+            return Some(RequestError::DiskFull);
         }
-        if let (Some(quota), true) = (self.inner.options.memory_quota, grows(&command)) {
-            let used = self.inner.store.stats().memory_bytes;
-            if used >= quota {
-                return Err(ForwardFailure::Refused(RequestError::QuotaExceeded { used, quota }));
-            }
-        }
-        self.inner.proposer.propose(command).await.map_err(|error| match error {
+        let quota = self.inner.options.memory_quota?;
+        let used = self.inner.store.stats().memory_bytes;
+        (used >= quota).then_some(RequestError::QuotaExceeded { used, quota })
+    }
+
+    async fn propose(&self, group: Group) -> Result<Vec<Outcome>, ForwardFailure> {
+        self.inner.proposer.propose(group).await.map_err(|error| match error {
             ProposeError::NotLeader => ForwardFailure::NotLeader,
             ProposeError::Unknown(reason) => ForwardFailure::Unknown(reason),
         })
@@ -732,7 +777,7 @@ impl Node {
         let answered = async {
             let not_leader = |_: ReadIndexError| ForwardFailure::NotLeader;
             match call {
-                Call::Command(command) => Ok(Answer::Outcome(self.write_as_leader(command).await?).into()),
+                Call::Command(command) => Ok(Answer::Outcome(self.write_as_leader(&command).await?).into()),
                 Call::ReadIndex(ReadIndex { lease: false }) => {
                     Ok(Answer::ReadIndex(rounds.leader().read_index().await.map_err(not_leader)?).into())
                 }
@@ -890,6 +935,10 @@ fn in_the_end(error: RequestError, tried: bool) -> RequestError {
         },
         false => error,
     }
+}
+
+fn not_committed(since: Instant) -> RequestError {
+    RequestError::OutcomeUnknown { reason: format!("it was not committed within {:?}", since.elapsed()) }
 }
 
 /// Turns the state machine's refusal into an error.

@@ -12,20 +12,19 @@ use std::pin::Pin;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Batch, Command, Outcome, OutcomeResult};
+use crate::command::{Batch, Group, Outcome, OutcomeResult};
 use crate::lease_keeper::LeaseKeeper;
 use crate::log_clock::SharedLogClock;
 use crate::raft::{ProposeError, Raft};
 use crate::runtime::Tasks;
 use crate::store::LogTime;
 
-/// Commands of one batch at most.
+/// Commands of one batch at most, unless a single group has more.
 const BATCH_COMMANDS_MAX: usize = 1024;
 
-/// Bytes of one batch at most, unless a single command is larger.
+/// Bytes of one batch at most, unless a single group is larger.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Batches under way at most: enough to keep the disk busy while the one before is being replicated and applied; more
@@ -43,9 +42,11 @@ pub struct Proposer {
 
 #[derive(Debug)]
 struct Waiting {
-    command: Command,
-    reply: oneshot::Sender<Result<Outcome, ProposeError>>,
+    group: Group,
+    reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Vec<Outcome>, ProposeError>>;
 
 /// What a proposer works with.
 #[derive(Clone)]
@@ -68,14 +69,14 @@ impl Proposer {
         Self { queue }
     }
 
-    /// Replicates and applies a command. Dropping the future gives the command up if it was not proposed yet.
+    /// Replicates and applies commands, in one batch. Dropping the future gives them up if they were not proposed yet.
     ///
     /// # Errors
     ///
-    /// See [`ProposeError`].
-    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+    /// See [`ProposeError`]: it is the same for all of them.
+    pub async fn propose(&self, group: Group) -> Result<Vec<Outcome>, ProposeError> {
         let (reply, answer) = oneshot::channel();
-        if self.queue.send(Waiting { command, reply }).await.is_err() {
+        if self.queue.send(Waiting { group, reply }).await.is_err() {
             return Err(ProposeError::NotLeader);
         }
         answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the node is stopping".into())))
@@ -121,38 +122,40 @@ async fn receive(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut VecDeque<Wai
 
 /// Takes the next batch off the front. `None` if everybody in it has given up.
 fn next_batch(to: &Proposing, waiting: &mut VecDeque<Waiting>) -> Option<Proposal> {
-    let mut bytes = 0;
-    let (mut commands, mut replies) = (Vec::new(), Vec::new());
+    let (mut bytes, mut commands) = (0, 0);
+    let (mut groups, mut replies) = (Vec::new(), Vec::new());
     while let Some(next) = waiting.front() {
-        let size = next.command.encoded_len();
-        if !commands.is_empty() && (bytes + size > BATCH_BYTES_MAX || commands.len() == BATCH_COMMANDS_MAX) {
+        let (more_bytes, more_commands) = (next.group.bytes(), next.group.commands());
+        let is_too_much = bytes + more_bytes > BATCH_BYTES_MAX || commands + more_commands > BATCH_COMMANDS_MAX;
+        if !groups.is_empty() && is_too_much {
             break;
         }
-        let Some(next) = waiting.pop_front() else { break };
+        let Some(Waiting { group, reply }) = waiting.pop_front() else { break };
         // Its caller has answered "unknown" already: proposing it now would only do harm.
-        if next.reply.is_closed() {
+        if reply.is_closed() {
             continue;
         }
-        bytes += size;
-        commands.push(next.command);
-        replies.push(next.reply);
+        bytes += more_bytes;
+        commands += more_commands;
+        groups.push(group);
+        replies.push((reply, more_commands));
     }
-    if commands.is_empty() {
+    if groups.is_empty() {
         return None;
     }
     let to = to.clone();
     Some(Box::pin(async move {
-        let result = to.propose(commands).await;
+        let result = to.propose(groups).await;
         answer(replies, result);
     }))
 }
 
 impl Proposing {
-    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, ProposeError> {
+    async fn propose(&self, groups: Vec<Group>) -> Result<Vec<Outcome>, ProposeError> {
         // A leader that does not know the time yet says so: then it is that of the state.
         let stamp = self.clock.stamp();
         let log_time = stamp.map_or_else(LogTime::default, |stamp| stamp.log_time);
-        let batch = Batch::new(commands, log_time);
+        let batch = Batch::of_groups(&groups, log_time);
         let outcomes = self.raft.propose(batch, stamp.map(|stamp| stamp.term)).await?;
         for outcome in &outcomes {
             if let Some(OutcomeResult::GrantLease(granted)) = &outcome.result {
@@ -163,17 +166,19 @@ impl Proposing {
     }
 }
 
-/// Hands each caller its part. Callers that have gone are passed over.
-fn answer(replies: Vec<oneshot::Sender<Result<Outcome, ProposeError>>>, result: Result<Vec<Outcome>, ProposeError>) {
+/// Hands each caller its part: the outcomes of so many commands. Callers that have gone are passed over.
+fn answer(replies: Vec<(Reply, usize)>, result: Result<Vec<Outcome>, ProposeError>) {
     match result {
         Ok(outcomes) => {
-            debug_assert_eq!(replies.len(), outcomes.len(), "one outcome a command");
-            for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                drop(reply.send(Ok(outcome)));
+            let commands: usize = replies.iter().map(|(_, commands)| commands).sum();
+            debug_assert_eq!(commands, outcomes.len(), "one outcome a command");
+            let mut outcomes = outcomes.into_iter();
+            for (reply, commands) in replies {
+                drop(reply.send(Ok(outcomes.by_ref().take(commands).collect())));
             }
         }
         Err(error) => {
-            for reply in replies {
+            for (reply, _) in replies {
                 drop(reply.send(Err(error.clone())));
             }
         }

@@ -375,6 +375,7 @@ impl Client {
             false if self.load.whole && self.revision > 0 && self.draw(8) => {
                 Read { at_revision: self.rng.random_range(1..=self.revision), ..Read::default() }
             }
+            false if self.load.whole && self.draw(20) => Read { consistency: Consistency::Lease, ..Read::default() },
             false => Read::linearizable(),
         }
     }

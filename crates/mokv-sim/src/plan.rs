@@ -139,6 +139,10 @@ pub struct Plan {
     pub memory_quota: Option<u64>,
     /// See [`Limits::request_timeout`].
     pub request_timeout: Duration,
+    /// See [`NodeOptions::history_bytes`].
+    pub history_bytes: u64,
+    /// See [`NodeOptions::lease_reads`]. Safe with all [`Plan::clock_rates`] there are.
+    pub lease_reads: bool,
     /// What the clients do.
     pub load: Load,
 }
@@ -200,6 +204,8 @@ impl Plan {
             memory_quota: rng.random_bool(0.15).then(|| rng.random_range(2_000..20_000)),
             request_timeout: Duration::from_secs(rng.random_range(1..10)),
             load: load(rng),
+            history_bytes: one_of(rng, &[2 << 10, 16 << 10, 64 << 20, 64 << 20]),
+            lease_reads: rng.random_bool(0.5),
         };
         if plan.memory_quota.is_some() || plan.faults.contains(&Fault::FullDisk) {
             // A refusal is delicate where an attempt before it may have had an effect.
@@ -230,6 +236,8 @@ impl Plan {
             sync_max: disk::Behaviour::default().sync_max,
             memory_quota: None,
             request_timeout: Duration::from_secs(5),
+            history_bytes: 64 << 20,
+            lease_reads: false,
             load: Load {
                 clients: 5,
                 per_session: 1,
@@ -282,8 +290,8 @@ impl Plan {
             limits: Limits { request_timeout: self.request_timeout, ..Limits::default() },
             memory_quota: self.memory_quota,
             snapshot_log_bytes: self.snapshot_log_bytes,
-            history_bytes: 64 << 20,
-            lease_reads: false,
+            history_bytes: self.history_bytes,
+            lease_reads: self.lease_reads,
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Rounds alternate between the cluster and an echo server that answers the same messages from its own process, so that
 //! a noisy neighbour hits both: compare the ratios, not the numbers. Then this repository's client beside plain unary calls.
-//! `--client` measures only that.
+//! `--client` measures only that, `--in-flight 256` only with so many calls at once.
 
 #![allow(missing_docs, clippy::print_stdout)]
 
@@ -43,10 +43,12 @@ fn main() {
         return;
     }
     let client_only = arguments.iter().any(|argument| argument == "--client");
-    runtime.block_on(compare(Duration::from_secs(number("--seconds", 3)), number("--rounds", 5), client_only));
+    let in_flight = option("--in-flight").map_or(IN_FLIGHT.to_vec(), |text| vec![text.parse().expect("a number")]);
+    let length = Duration::from_secs(number("--seconds", 3));
+    runtime.block_on(compare(length, number("--rounds", 5), client_only, &in_flight));
 }
 
-async fn compare(length: Duration, rounds: u64, client_only: bool) {
+async fn compare(length: Duration, rounds: u64, client_only: bool, in_flight: &[usize]) {
     let echo_address = format!("127.0.0.1:{}", free_port());
     let _echo = Killed(
         Command::new(std::env::current_exe().expect("path"))
@@ -75,12 +77,18 @@ async fn compare(length: Duration, rounds: u64, client_only: bool) {
     });
     let nodes: serde_json::Value = serde_json::from_str(&line.await.expect("join").expect("line")).expect("nodes");
     let first = nodes["nodes"][0]["rpc_addr"].as_str().expect("address");
-    let servers = client(first).get_servers(()).await.expect("servers").into_inner().servers;
+    let servers = loop {
+        let servers = client(first).get_servers(()).await.expect("servers").into_inner().servers;
+        if servers.len() == 3 && servers.iter().any(|server| server.is_leader) {
+            break servers;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let leader = servers.iter().find(|server| server.is_leader).expect("leader").rpc_addr.clone();
     let follower = servers.iter().find(|server| !server.is_leader).expect("follower").rpc_addr.clone();
 
     if client_only {
-        return compare_client(first, &leader, length, rounds).await;
+        return compare_client(first, &leader, length, rounds, in_flight).await;
     }
     println!(
         "3 processes, {VALUE_BYTES} B values, {KEYS} keys, {CONNECTIONS} connections; medians of {rounds} rounds of {length:?}"
@@ -92,7 +100,7 @@ async fn compare(length: Duration, rounds: u64, client_only: bool) {
         ("Set, follower", &follower, Operation::Set),
         ("Get, follower", &follower, Operation::Get),
     ] {
-        for in_flight in IN_FLIGHT {
+        for &in_flight in in_flight {
             let (mut ours, mut ceiling, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let measured = measure(target, operation, in_flight, length).await;
@@ -109,28 +117,38 @@ async fn compare(length: Duration, rounds: u64, client_only: bool) {
             );
         }
     }
-    compare_client(first, &leader, length, rounds).await;
+    compare_client(first, &leader, length, rounds, in_flight).await;
 }
 
-/// Our client beside plain unary calls to the leader.
-async fn compare_client(first: &str, leader: &str, length: Duration, rounds: u64) {
+/// Our client beside unary calls of plain clients that know the leader: one as a program would have it, with one
+/// connection, and four.
+async fn compare_client(first: &str, leader: &str, length: Duration, rounds: u64, in_flight: &[usize]) {
     let client = mokv_client::Client::connect(first).expect("address");
-    println!("\n{:<22}{:>10}{:>14}{:>14}{:>9}", "", "in flight", "Client /s", "unary /s", "ratio");
+    println!(
+        "\n{:<6}{:>10}{:>12}{:>14}{:>8}{:>18}{:>8}",
+        "", "in flight", "Client /s", "unary /s", "ratio", "4 connections /s", "ratio"
+    );
     for (name, operation) in [("Set", Operation::Set), ("Get", Operation::Get)] {
-        for in_flight in IN_FLIGHT {
-            let (mut ours, mut unary, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for &in_flight in in_flight {
+            let (mut ours, mut one, mut one_ratio) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut four, mut four_ratio) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let measured = measure_client(&client, operation, in_flight, length).await;
-                let plain = measure(leader, operation, in_flight, length).await;
+                let plain = measure_over(1, leader, operation, in_flight, length).await;
+                let more = measure_over(4, leader, operation, in_flight, length).await;
                 ours.push(measured);
-                unary.push(plain);
-                ratios.push(measured / plain);
+                one.push(plain);
+                one_ratio.push(measured / plain);
+                four.push(more);
+                four_ratio.push(measured / more);
             }
             println!(
-                "{name:<22}{in_flight:>10}{:>14.0}{:>14.0}{:>9.2}",
+                "{name:<6}{in_flight:>10}{:>12.0}{:>14.0}{:>8.2}{:>18.0}{:>8.2}",
                 median(&mut ours),
-                median(&mut unary),
-                median(&mut ratios)
+                median(&mut one),
+                median(&mut one_ratio),
+                median(&mut four),
+                median(&mut four_ratio)
             );
         }
     }
@@ -144,7 +162,17 @@ enum Operation {
 
 /// Calls a second, made by plain unary calls.
 async fn measure(address: &str, operation: Operation, in_flight: usize, length: Duration) -> f64 {
-    let clients: Vec<KvClient<Channel>> = (0..CONNECTIONS.min(in_flight)).map(|_| client(address)).collect();
+    measure_over(CONNECTIONS.min(in_flight), address, operation, in_flight, length).await
+}
+
+async fn measure_over(
+    connections: usize,
+    address: &str,
+    operation: Operation,
+    in_flight: usize,
+    length: Duration,
+) -> f64 {
+    let clients: Vec<KvClient<Channel>> = (0..connections).map(|_| client(address)).collect();
     let value = bytes::Bytes::from(vec![7u8; VALUE_BYTES]);
     let call = move |caller: usize, key: String| {
         let (mut kv, value) = (clients[caller % clients.len()].clone(), value.clone());

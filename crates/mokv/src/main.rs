@@ -50,6 +50,11 @@ use tokio::runtime::Runtime;
 
 use exit::{EXIT_CODES, Failure};
 
+/// The pairs are many small pieces of memory, written by one thread and read by others. The system's allocator, above all
+/// that of a static binary, takes a good part of a node's time for them: see docs/performance.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A distributed, strongly consistent, in-memory key-value store
 ///
 /// Without a command it runs a node, as `mokv serve` does. `mokv dev` runs a whole cluster on this machine.

@@ -165,7 +165,7 @@ impl Workload {
             command::Command { id: Some(id), ..command::set("counted", index.to_le_bytes().to_vec()) },
             command::delete(format!("key {}", index % 5)),
         ];
-        let payload = openraft::EntryPayload::Normal(Batch::new(commands, crate::store::LogTime::default()));
+        let payload = openraft::EntryPayload::Normal(Batch::new(&commands, crate::store::LogTime::default()));
         Entry { log_id: types::log_id(self.term, index), payload }
     }
 

@@ -1,6 +1,7 @@
 //! openraft's network over [`Peer`]: conversions, deadlines, and nothing that decides.
 //!
-//! Log entries, heartbeats and snapshots go over lanes of their own. Every call is bounded: a stream of appends fails
+//! Log entries, heartbeats and snapshots go over lanes of their own. openraft asks for a stream for each heartbeat, and a
+//! round of linearizable reads is one; they go over one stream that stays open. Every call is bounded: a stream of appends fails
 //! when its oldest unanswered request is older than [`NetworkOptions::append_timeout`], a snapshot when it makes no
 //! progress for [`NetworkOptions::snapshot_idle_timeout`], everything else by openraft's own time to live.
 
@@ -20,6 +21,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -79,6 +81,7 @@ impl Network {
             peers: self.peers.clone(),
             lane,
             reachable: None,
+            heartbeats: Mutex::default(),
             snapshots: self.snapshots.clone(),
             options: self.options,
         }
@@ -115,8 +118,43 @@ pub struct MemberClient {
     lane: Lane,
     /// Whether the last attempt succeeded.
     reachable: Option<bool>,
+    /// The stream of the last heartbeat, if that was answered.
+    heartbeats: Mutex<Option<Heartbeats>>,
     snapshots: Snapshots,
     options: NetworkOptions,
+}
+
+/// A stream on which every heartbeat so far was answered.
+struct Heartbeats {
+    requests: mpsc::Sender<internal::AppendRequest>,
+    answers: AnswerStream<internal::AppendResponse>,
+}
+
+impl Heartbeats {
+    /// Opens a stream with its first heartbeat.
+    async fn open(
+        peer: &dyn Peer,
+        request: internal::AppendRequest,
+    ) -> Result<(Self, internal::AppendResponse), Status> {
+        let (requests, sent) = mpsc::channel(1);
+        // There is room for one.
+        drop(requests.try_send(request));
+        let sent = stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
+        let answers = peer.append(sent.boxed()).await?;
+        Self { requests, answers }.answer().await
+    }
+
+    async fn ask(self, request: internal::AppendRequest) -> Result<(Self, internal::AppendResponse), Status> {
+        drop(self.requests.try_send(request));
+        self.answer().await
+    }
+
+    async fn answer(mut self) -> Result<(Self, internal::AppendResponse), Status> {
+        match self.answers.next().await {
+            Some(answer) => Ok((self, answer?)),
+            None => Err(Status::unavailable("the stream of heartbeats broke")),
+        }
+    }
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -191,6 +229,31 @@ impl MemberClient {
         Ok(VoteResponse::new(vote, answer.last_log_id.as_ref().map(log_id_from_proto), answer.granted))
     }
 
+    /// Sends a heartbeat. The stream is kept only if this ends, and with a match: after anything else the follower ends it.
+    async fn heartbeat(&mut self, request: internal::AppendRequest) -> RpcResult<StreamAppendResult<TypeConfig>> {
+        let limit = self.options.append_timeout;
+        let kept = self.heartbeats.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let asked = async {
+            // That a stream broke meanwhile, as when the follower was started again, shows only now.
+            if let Some(kept) = kept
+                && let Ok(answered) = kept.ask(request.clone()).await
+            {
+                return Ok(answered);
+            }
+            Heartbeats::open(&*self.peer(), request).await
+        };
+        let answered = match timeout(limit, asked).await {
+            Ok(answered) => answered.inspect_err(|_| self.turn()).map_err(unreachable),
+            Err(_) => Err(self.timed_out(RPCTypes::AppendEntries, limit).into()),
+        };
+        let (heartbeats, answer) = answered?;
+        let result = append_result(Ok(answer))?;
+        if result.is_ok() {
+            *self.heartbeats.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(heartbeats);
+        }
+        Ok(result)
+    }
+
     /// The chunks of a snapshot file. `progress` counts the bytes that the connection has taken.
     fn snapshot_chunks(
         header: internal::SnapshotHeader,
@@ -240,6 +303,16 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        if self.lane == Lane::Heartbeat {
+            let results = stream::unfold(Some((self, input)), |state| async move {
+                let (this, mut input) = state?;
+                let request = append_to_proto(&input.next().await?);
+                let result = this.heartbeat(request).await;
+                let goes_on = matches!(result, Ok(Ok(_)));
+                Some((result, goes_on.then_some((this, input))))
+            });
+            return async move { Ok(results.boxed()) }.boxed();
+        }
         let unanswered = Unanswered::default();
         let sent = unanswered.clone();
         let mut requests = input.map(move |request| {

@@ -183,7 +183,7 @@ mod tests {
         let membership = Membership::new(joint, nodes).expect("membership");
         let payloads = [
             openraft::EntryPayload::Blank,
-            openraft::EntryPayload::Normal(Batch::new(vec![command::set("k", "v")], LogTime::from_millis(3))),
+            openraft::EntryPayload::Normal(Batch::new(&[command::set("k", "v")], LogTime::from_millis(3))),
             openraft::EntryPayload::Membership(membership),
         ];
         for payload in payloads {

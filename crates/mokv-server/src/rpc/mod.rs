@@ -56,6 +56,10 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls at one time on one connection, watches included, which stay. More wait at the client.
 const STREAMS_MAX: u32 = 16 << 10;
 
+/// A piece of a message is not larger than this. The protocol's 16 KiB would have each of them written and read by calls of
+/// the operating system of its own.
+pub(crate) const FRAME_BYTES: u32 = 256 << 10;
+
 /// What a peer may send before it has to wait: per call, enough for a few large values on their way; and per
 /// connection, which bounds what a connection can make us hold.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -164,6 +168,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(STREAMS_MAX)
+            .max_frame_size(FRAME_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_max_header_list_size(HEADER_BYTES_MAX)

@@ -11,9 +11,25 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{convert, status, txn};
-use crate::command::{self, Command, OutcomeResult};
+use crate::command::{self, Command, Outcome, OutcomeResult};
+use crate::error::RequestError;
 use crate::node::{Consistency, Freshness, Limits, Node};
 use crate::store::{ChunkLimit, KeyRange, LogTime, View};
+
+/// A write of one key.
+pub(super) enum PointWrite {
+    Set(api::SetRequest),
+    Delete(api::DeleteRequest),
+    Increment(api::IncrementRequest),
+}
+
+/// Which of them it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PointWriteKind {
+    Set,
+    Delete,
+    Increment,
+}
 
 /// What can be asked of a node. Cheap to clone.
 #[derive(Clone)]
@@ -89,7 +105,11 @@ impl Operations {
 
     pub(super) async fn set(&self, request: api::SetRequest, deadline: Instant) -> Result<api::SetResponse, Status> {
         let command = convert::set(request, self.limits())?;
-        match self.write(command, deadline).await? {
+        self.told_of_set(self.write(command, deadline).await?)
+    }
+
+    fn told_of_set(&self, result: OutcomeResult) -> Result<api::SetResponse, Status> {
+        match result {
             OutcomeResult::Set(outcome) => convert::set_response(outcome, &self.remaining()),
             _ => Err(sequence_reused()),
         }
@@ -101,7 +121,11 @@ impl Operations {
         deadline: Instant,
     ) -> Result<api::DeleteResponse, Status> {
         let command = convert::delete(request, self.limits())?;
-        match self.write(command, deadline).await? {
+        self.told_of_delete(self.write(command, deadline).await?)
+    }
+
+    fn told_of_delete(&self, result: OutcomeResult) -> Result<api::DeleteResponse, Status> {
+        match result {
             OutcomeResult::Delete(outcome) => convert::delete_response(outcome, &self.remaining()),
             _ => Err(sequence_reused()),
         }
@@ -125,9 +149,26 @@ impl Operations {
         deadline: Instant,
     ) -> Result<api::IncrementResponse, Status> {
         let command = convert::increment(request, self.limits())?;
-        match self.write(command, deadline).await? {
-            OutcomeResult::Increment(outcome) => Ok(convert::increment_response(outcome)),
-            _ => Err(sequence_reused()),
+        told_of_increment(self.write(command, deadline).await?)
+    }
+
+    /// The command of a point write, if it can be carried out.
+    pub(super) fn command_of(&self, write: PointWrite) -> Result<(PointWriteKind, Command), Status> {
+        Ok(match write {
+            PointWrite::Set(set) => (PointWriteKind::Set, convert::set(set, self.limits())?),
+            PointWrite::Delete(delete) => (PointWriteKind::Delete, convert::delete(delete, self.limits())?),
+            PointWrite::Increment(increment) => {
+                (PointWriteKind::Increment, convert::increment(increment, self.limits())?)
+            }
+        })
+    }
+
+    /// What to say of a point write.
+    pub(super) fn told_of(&self, kind: PointWriteKind, result: OutcomeResult) -> Result<Told, Status> {
+        match kind {
+            PointWriteKind::Set => self.told_of_set(result).map(Told::Set),
+            PointWriteKind::Delete => self.told_of_delete(result).map(Told::Delete),
+            PointWriteKind::Increment => told_of_increment(result).map(Told::Increment),
         }
     }
 
@@ -169,8 +210,16 @@ impl Operations {
     }
 
     pub(super) async fn write(&self, command: Command, deadline: Instant) -> Result<OutcomeResult, Status> {
-        let outcome = self.node.write(command, deadline).await.map_err(|error| status::from_error(&error))?;
-        outcome.result.ok_or_else(|| status::internal("the state machine gave no outcome"))
+        result(self.node.write(command, deadline).await)
+    }
+
+    /// Many writes at once, each with its own end.
+    pub(super) async fn write_all(
+        &self,
+        commands: Vec<Command>,
+        deadline: Instant,
+    ) -> Vec<Result<OutcomeResult, Status>> {
+        self.node.write_all(commands, deadline).await.into_iter().map(result).collect()
     }
 
     pub(super) async fn read_barrier(&self, freshness: Freshness, deadline: Instant) -> Result<Consistency, Status> {
@@ -186,6 +235,18 @@ impl Operations {
     pub(super) fn remaining(&self) -> impl Fn(LogTime) -> Duration + Send + 'static {
         let node = self.node.clone();
         move |deadline| node.remaining(deadline)
+    }
+}
+
+fn result(written: Result<Outcome, RequestError>) -> Result<OutcomeResult, Status> {
+    let outcome = written.map_err(|error| status::from_error(&error))?;
+    outcome.result.ok_or_else(|| status::internal("the state machine gave no outcome"))
+}
+
+fn told_of_increment(result: OutcomeResult) -> Result<api::IncrementResponse, Status> {
+    match result {
+        OutcomeResult::Increment(outcome) => Ok(convert::increment_response(outcome)),
+        _ => Err(sequence_reused()),
     }
 }
 

@@ -29,6 +29,7 @@ use tonic::server::NamedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::FRAME_BYTES;
 use crate::incarnation::{Lineage, Start};
 use crate::node::Node;
 use crate::peer::{AnswerStream, Caller, Envelope, Lane, MessageStream, Peer, PeerNetwork, Target};
@@ -97,6 +98,7 @@ impl GrpcNetwork {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
+            .max_frame_size(FRAME_BYTES)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
         let channel = (self.connect)(&endpoint);

@@ -5,7 +5,8 @@
 //! there is nothing but the operations that are under way, which are bounded in number and in bytes.
 //!
 //! Reads are answered from memory at the moment that they are sent, and those that came together share one barrier: a
-//! linearizable read costs little more than its lookup.
+//! linearizable read costs little more than its lookup. So do the writes of single keys that came together: they share a
+//! proposal.
 
 mod order;
 
@@ -26,8 +27,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 
 use self::order::{Access, Order, Place, Touches};
-use super::operations::Operations;
+use super::operations::{Operations, PointWrite, PointWriteKind};
 use super::{deadline, status};
+use crate::command::{Command, OutcomeResult};
 use crate::node::{Consistency, Freshness};
 
 /// Operations of one stream under way at most: some milliseconds of what one stream can carry. More wait in the transport,
@@ -42,6 +44,10 @@ const RESPONSE_BYTES: usize = 32 << 10;
 
 /// What a result takes beside key and value, about.
 const RESULT_BYTES: usize = 32;
+
+/// Writes that are proposed together, at most, and bytes of their requests.
+const WRITES_MAX: usize = 512;
+const WRITES_BYTES_MAX: usize = 256 << 10;
 
 /// What is known of an operation until it is answered.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ struct Read {
 /// What came of something that was waited for.
 enum Done {
     Operation(Ticket, Result<Told, Status>),
+    /// Writes that were proposed together, each with its own end.
+    Writes(Vec<(Ticket, PointWriteKind)>, Vec<Result<OutcomeResult, Status>>),
     /// A barrier, and the reads behind it.
     Barrier(Vec<Read>, Result<Consistency, Status>),
 }
@@ -182,7 +190,7 @@ impl Pipeline {
     }
 
     fn start_all(&mut self, operations: Vec<api::PipelineOperation>) {
-        let mut barriers = Barriers::default();
+        let (mut barriers, mut writes) = (Barriers::default(), Writes::default());
         for api::PipelineOperation { number, timeout_ms, operation, unordered } in operations {
             let Some(operation) = operation else {
                 self.under_way += 1;
@@ -193,15 +201,29 @@ impl Pipeline {
             self.under_way += 1;
             self.bytes_under_way += ticket.bytes;
             let turn = if unordered { None } else { self.queue(&operation, &mut ticket) };
-            match operation {
+            let write = match operation {
                 Operation::Get(get) if turn.is_none() && get.revision == 0 => {
                     match self.operations.freshness_of(&get) {
                         Ok(freshness) => barriers.add(freshness, timeout_ms, Read { ticket, key: get.key }),
                         Err(status) => self.settle(Done::Operation(ticket, Err(status))),
                     }
+                    continue;
                 }
-                operation => self.start(ticket, operation, timeout_ms, turn),
+                Operation::Set(set) if turn.is_none() => PointWrite::Set(set),
+                Operation::Delete(delete) if turn.is_none() => PointWrite::Delete(delete),
+                Operation::Increment(increment) if turn.is_none() => PointWrite::Increment(increment),
+                operation => {
+                    self.start(ticket, operation, timeout_ms, turn);
+                    continue;
+                }
+            };
+            match self.operations.command_of(write) {
+                Ok((kind, command)) => writes.add(timeout_ms, ticket, kind, command),
+                Err(status) => self.settle(Done::Operation(ticket, Err(status))),
             }
+        }
+        for group in writes.0 {
+            self.start_writes(group);
         }
         for (freshness, timeout_ms, reads) in barriers.0 {
             self.start_reads(freshness, timeout_ms, reads);
@@ -236,6 +258,19 @@ impl Pipeline {
         );
     }
 
+    fn start_writes(&mut self, group: WriteGroup) {
+        let WriteGroup { timeout_ms, tickets, commands, .. } = group;
+        let deadline = deadline::of_operation(timeout_ms, self.operations.limits().request_timeout);
+        let operations = self.operations.clone();
+        self.running.push(
+            async move {
+                let results = operations.write_all(commands, deadline).await;
+                Done::Writes(tickets, results)
+            }
+            .boxed(),
+        );
+    }
+
     fn start_reads(&mut self, freshness: Freshness, timeout_ms: u32, reads: Vec<Read>) {
         let deadline = deadline::of_operation(timeout_ms, self.operations.limits().request_timeout);
         let operations = self.operations.clone();
@@ -253,6 +288,13 @@ impl Pipeline {
             Done::Operation(ticket, told) => {
                 let number = self.leave(ticket);
                 self.ready.push_back(Ready::Told(number, told));
+            }
+            Done::Writes(tickets, results) => {
+                debug_assert_eq!(tickets.len(), results.len(), "one end a write");
+                for ((ticket, kind), result) in tickets.into_iter().zip(results) {
+                    let told = result.and_then(|result| self.operations.told_of(kind, result));
+                    self.settle(Done::Operation(ticket, told));
+                }
             }
             Done::Barrier(reads, Ok(served)) => {
                 self.ready.extend(reads.into_iter().map(|read| Ready::Read(read, served)));
@@ -322,6 +364,41 @@ impl Barriers {
         match self.0.last_mut().filter(|last| (last.0, last.1) == (freshness, timeout_ms)) {
             Some((.., reads)) => reads.push(read),
             None => self.0.push((freshness, timeout_ms, vec![read])),
+        }
+    }
+}
+
+/// Writes of one message by their time.
+#[derive(Default)]
+struct Writes(Vec<WriteGroup>);
+
+struct WriteGroup {
+    timeout_ms: u32,
+    /// Bytes of the requests.
+    bytes: usize,
+    tickets: Vec<(Ticket, PointWriteKind)>,
+    commands: Vec<Command>,
+}
+
+impl Writes {
+    fn add(&mut self, timeout_ms: u32, ticket: Ticket, kind: PointWriteKind, command: Command) {
+        let has_room = |last: &&mut WriteGroup| {
+            last.timeout_ms == timeout_ms
+                && last.commands.len() < WRITES_MAX
+                && last.bytes + ticket.bytes <= WRITES_BYTES_MAX
+        };
+        match self.0.last_mut().filter(has_room) {
+            Some(last) => {
+                last.bytes += ticket.bytes;
+                last.tickets.push((ticket, kind));
+                last.commands.push(command);
+            }
+            None => self.0.push(WriteGroup {
+                timeout_ms,
+                bytes: ticket.bytes,
+                tickets: vec![(ticket, kind)],
+                commands: vec![command],
+            }),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Pairs {
             }
         };
         self.changed(&place, Some(&new), old);
-        *new.meta()
+        new.meta()
     }
 
     /// Removes a pair, as part of the write that comes next. False if there is none.
@@ -301,7 +301,7 @@ impl Pairs {
     #[cfg(test)]
     pub(super) fn recount(&self) -> (u128, usize) {
         let leases = Leases::load(self.leases.next_id(), &self.leases.export()).expect("leases");
-        let copies = self.live.iter().map(|(key, r)| (key.clone(), Stored::new(key.as_slice(), r.value(), *r.meta())));
+        let copies = self.live.iter().map(|(key, r)| (key.clone(), Stored::new(key.as_slice(), r.value(), r.meta())));
         let anew = Self::from_sorted(copies.collect(), self.revision, leases).expect("keys of leases that are there");
         assert_eq!(self.leases.recount(), (self.leases.hash(), self.leases.memory_bytes()));
         assert_eq!(anew.deadlines, self.deadlines);

@@ -114,7 +114,9 @@ impl State {
             Op::RevokeLease(revoke) => pairs.revoke_lease(revoke.lease_id).map(OutcomeResult::RevokeLease),
             Op::ExpireKeys(_) => Ok(OutcomeResult::Expire(pairs.expire_keys(now))),
             // Decided by a leader that was deposed since, even if it leads again.
-            Op::ExpireLeases(expire) if expire.term != term => Ok(OutcomeResult::Expire(pairs.expire_leases(&[], now))),
+            Op::ExpireLeases(expire) if expire.term != term && !mutant!(ExpiryOfAnotherTerm) => {
+                Ok(OutcomeResult::Expire(pairs.expire_leases(&[], now)))
+            }
             Op::ExpireLeases(expire) => Ok(OutcomeResult::Expire(pairs.expire_leases(&expire.lease_ids, now))),
             Op::OpenSession(_) => {
                 Ok(OutcomeResult::OpenSession(OpenSessionOutcome { client_id: self.sessions.open() }))

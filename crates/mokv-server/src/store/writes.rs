@@ -68,10 +68,12 @@ impl Pairs {
     /// The outcome is still without its revision.
     fn set_uncommitted(&mut self, set: &internal::Set, now: LogTime, budget: &mut Budget) -> SetOutcome {
         let key = &set.key[..];
-        let current = self.get(key).cloned();
+        // Most sets don't care what is there, and are spared a lookup.
+        let cares = set.condition.is_some() || set.return_previous || set.keep_ttl || set.keep_value;
+        let current = if cares { self.get(key).cloned() } else { None };
         let previous = current.as_ref().filter(|_| set.return_previous).map(|current| budget.pair(key, current, true));
         if !holds(set.condition.as_ref(), current.as_ref()) || (set.keep_value && current.is_none()) {
-            let meta = current.as_ref().map(|current| *current.meta()).unwrap_or_default();
+            let meta = current.as_ref().map(|current| current.meta()).unwrap_or_default();
             let (create_revision, version, mod_revision) = (meta.create_revision, meta.version, meta.mod_revision);
             return SetOutcome { revision: 0, create_revision, version, unmet: true, mod_revision, previous };
         }
@@ -95,6 +97,9 @@ impl Pairs {
 
     fn delete_uncommitted(&mut self, delete: &internal::Delete, budget: &mut Budget) -> DeleteOutcome {
         let key = &delete.key[..];
+        if delete.condition.is_none() && !delete.return_previous {
+            return DeleteOutcome { existed: self.remove(key), ..DeleteOutcome::default() };
+        }
         let current = self.get(key).cloned();
         let previous =
             current.as_ref().filter(|_| delete.return_previous).map(|current| budget.pair(key, current, true));
@@ -213,6 +218,7 @@ impl Pairs {
     /// Whether all comparisons of a transaction hold.
     fn succeeds(&self, txn: &Txn) -> bool {
         txn.compare.iter().all(|compare| match &compare.range_end {
+            _ if mutant!(TxnComparesNothing) => true,
             None => compares(compare, self.get(&compare.key)),
             Some(end) => {
                 let range = key_range(&compare.key, end);
@@ -295,7 +301,7 @@ fn holds(condition: Option<&Condition>, current: Option<&Stored>) -> bool {
 
 /// Whether one comparison holds for one key.
 fn compares(compare: &Compare, current: Option<&Stored>) -> bool {
-    let meta = current.map(|current| *current.meta()).unwrap_or_default();
+    let meta = current.map(|current| current.meta()).unwrap_or_default();
     let ordering = match &compare.target {
         None => return false,
         Some(compare::Target::Version(version)) => meta.version.cmp(version),

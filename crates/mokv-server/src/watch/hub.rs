@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 
 use super::ranges::RangeMap;
+use crate::mutants::mutant;
 use crate::store::KeyRange;
 
 /// There is no more waiting: the node stops.
@@ -123,7 +124,7 @@ impl Hub {
         let position = self.position;
         let Some(group) = self.group(range) else { unreachable!("a watcher waits before it leaves") };
         if let Some(revision) = group.woken.remove(&id) {
-            return Poll::Ready(Ok(revision - 1));
+            return Poll::Ready(Ok(if mutant!(WatchSkipsRevision) { revision } else { revision - 1 }));
         }
         match group.waiting.entry(id) {
             btree_map::Entry::Occupied(mut waiting) => waiting.get_mut().waker.clone_from(waker),

@@ -109,7 +109,7 @@ fn what_is_stamped_is_only_proposed_in_its_own_term() {
         let cluster = Cluster::start(1).await;
         cluster.write(0, command::set("key", "value")).await;
         let raft = cluster.node(0).raft();
-        let batch = || Batch::new(vec![command::set("key", "value")], LogTime::from_millis(1));
+        let batch = || Batch::new(&[command::set("key", "value")], LogTime::from_millis(1));
         assert!(raft.propose(batch(), Some(raft.term())).await.is_ok());
         assert_eq!(raft.propose(batch(), Some(raft.term() - 1)).await, Err(ProposeError::NotLeader));
         assert_eq!(cluster.node(0).store().get(b"key").record.expect("key").version, 2);

@@ -130,15 +130,15 @@ fn a_server_keeps_the_deadline_of_its_client() {
             client.set("key", "old").await.expect("set");
         }
         (0..3).filter(|index| *index != leader).for_each(|index| turmoil::hold(name(leader), name(index)));
-        // A tenth of the time is left for the answer.
-        let answered = Duration::from_millis(900);
+        // A tenth of the time is left for the answer. The client says a little less than it has: see `time_on_server`.
+        let answered = Duration::from_millis(1000).mul_f64(0.9 * 31.0 / 32.0)..Duration::from_millis(900) + ROUND_TRIP;
         for client in clients {
             let began = Instant::now();
             let written = client.set("key", "new").into_future();
             let read = client.get("key").into_future();
             let (written, read) = tokio::join!(written, read);
             let took = began.elapsed();
-            assert!(answered < took && took < answered + ROUND_TRIP, "took {took:?}");
+            assert!(answered.contains(&took), "took {took:?}");
             assert!(matches!(&written, Err(Error::OutcomeUnknown(why)) if why.contains("committed")), "{written:?}");
             assert!(matches!(&read, Err(Error::Unavailable(why)) if !why.contains("no answer")), "{read:?}");
         }

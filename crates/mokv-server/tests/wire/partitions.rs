@@ -111,9 +111,9 @@ const ONE_WAY: Duration = Duration::from_millis(50);
 
 #[test]
 fn large_values_on_a_slow_link_do_not_hold_up_heartbeats() {
-    // Little of what is sent is on its way at a time: a connection carries about a MB/s over the slow link.
+    // Little of what is sent is on its way at a time: a connection carries a few MB/s over the slow link.
     let narrow = |network: &mut turmoil::Builder| {
-        network.tcp_capacity(8);
+        network.tcp_capacity(2);
     };
     Setup { network: narrow, ..Setup::default() }.run(|world| async move {
         let leader = world.leader().await;
@@ -122,7 +122,7 @@ fn large_values_on_a_slow_link_do_not_hold_up_heartbeats() {
         world.set_latency(leader, slow, ONE_WAY).await;
         let client = world.client_of([leader]);
         let value = Bytes::from(vec![7; 500 << 10]);
-        let keys: Vec<String> = (0..10).map(|number| format!("large-{number}")).collect();
+        let keys: Vec<String> = (0..40).map(|number| format!("large-{number}")).collect();
         let began = Instant::now();
         future::try_join_all(keys.iter().map(|key| client.set(key.as_str(), value.clone()).into_future()))
             .await

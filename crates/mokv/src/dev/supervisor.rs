@@ -80,6 +80,14 @@ impl Supervisor {
     }
 }
 
+/// How many threads tokio runs tasks on.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// A node's share of the machine, which it would take for its own. More threads than processors get in each other's way.
+fn workers(nodes: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / nodes).max(1))
+}
+
 /// Starts the node. It runs as long as the pipe is open.
 fn spawn(node: &NodePlan) -> io::Result<(Child, Option<ChildStdin>)> {
     let log = OpenOptions::new().append(true).create(true).open(&node.log_file)?;
@@ -90,6 +98,7 @@ fn spawn(node: &NodePlan) -> io::Result<(Child, Option<ChildStdin>)> {
 }
 
 fn command(node: &NodePlan, log: File) -> io::Result<Command> {
+    let threads = env::var(WORKER_THREADS).unwrap_or_else(|_| workers(node.expect.into()).to_string());
     let mut command = Command::new(env::current_exe()?);
     command
         .args(["serve", "--exit-with-stdin", "--node-name", &node.name])
@@ -100,6 +109,7 @@ fn command(node: &NodePlan, log: File) -> io::Result<Command> {
         .args(["--metrics-port", &node.metrics_port.to_string()])
         .args(["--advertise-addr", &node.rpc_addr()])
         .args(["--bootstrap-expect", &node.expect.to_string(), "--start-join-addrs", &node.join_addrs])
+        .env(WORKER_THREADS, threads)
         // Meant for a node of its own, not for these.
         .env_remove("MOKV_CONFIG_FILE")
         .env_remove("MOKV_BOOTSTRAP")

@@ -76,6 +76,7 @@ fn a_session_holds_so_many_bytes_of_answers_and_fits_in_a_snapshot() {
     let mut sequence = 0;
     loop {
         sequence += 1;
+        assert!(sequence < 100, "it holds more and more");
         let revision = log.store.stats().revision;
         let outcome = log.one(of_session(1, sequence, 1, swap(VALUE_BYTES_MAX)));
         if outcome == rejected(Rejection::SessionFull) {
