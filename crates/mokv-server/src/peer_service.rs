@@ -10,7 +10,8 @@ use mokv_proto::internal::snapshot_chunk::Part;
 use mokv_proto::internal::{
     AdminRequest, AdminResponse, AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FormRequest, FormResponse,
     ForwardRequest, ForwardResponse, GreetRequest, GreetResponse, IdentifyRequest, IdentifyResponse,
-    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotResponse, VoteRequest, VoteResponse,
+    LeaderTransferRequest, LeaderTransferResponse, SnapshotChunk, SnapshotHeader, SnapshotResponse, VoteRequest,
+    VoteResponse,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -36,6 +37,21 @@ impl PeerService {
     /// The node that answers.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// What to answer if the log has all that a snapshot covers. A leader whose answers are held up sends one that nobody
+    /// needs; and openraft does not expect one that ends before the log does (it ends a node with debug assertions).
+    fn has_already(&self, header: &SnapshotHeader) -> Result<Option<SnapshotResponse>, Status> {
+        let log = self.node.log();
+        let covered = header.last_log_id.filter(|last| log.has(last.term, last.index));
+        match covered {
+            None => Ok(None),
+            // The leader takes the answer for an acknowledgement.
+            Some(last) if log.durable_index() < Some(last.index) => {
+                Err(Status::unavailable("its entries are here, and not on the disk yet"))
+            }
+            Some(_) => Ok(Some(self.node.raft().snapshot_taken())),
+        }
     }
 }
 
@@ -71,6 +87,9 @@ impl Peer for PeerService {
         if !self.node.introduction().is_current(header.vote.as_ref()) {
             return Err(Status::unavailable("there is a leader of a later term"));
         }
+        if let Some(answer) = self.has_already(&header)? {
+            return Ok(answer);
+        }
         let mut receiver = self.node.snapshots().receiver().map_err(failed)?;
         while let Some(chunk) = chunks.next().await {
             let Some(Part::Data(data)) = chunk.part else {
@@ -79,6 +98,10 @@ impl Peer for PeerService {
             receiver.write(data).await.map_err(failed)?;
         }
         let info = receiver.finish(header.size).await.map_err(failed)?;
+        // It may have come by the stream of appends meanwhile.
+        if let Some(answer) = self.has_already(&header)? {
+            return Ok(answer);
+        }
         self.node.raft().install_snapshot(header, info).await
     }
 

@@ -647,6 +647,11 @@ impl Raft {
         Ok(internal::LeaderTransferResponse { refused })
     }
 
+    /// The answer to a snapshot that is installed, or need not be.
+    pub fn snapshot_taken(&self) -> internal::SnapshotResponse {
+        internal::SnapshotResponse { vote: Some(vote_to_proto(&self.raft.metrics().borrow_watched().vote)) }
+    }
+
     /// Installs a snapshot that was received whole.
     pub async fn install_snapshot(
         &self,

@@ -3,11 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future;
+use futures_util::{StreamExt, future, stream};
+use mokv_proto::internal::snapshot_chunk::Part;
+use mokv_proto::internal::{LogId, SnapshotChunk, SnapshotHeader, Vote};
 use mokv_server::node::NodeOptions;
+use mokv_server::peer::{Lane, PeerNetwork, Target};
+use mokv_server::rpc::peer::GrpcNetwork;
 use tokio::time::sleep;
 
-use crate::harness::{PATIENCE, Setup, World, name};
+use crate::harness::{PATIENCE, Setup, World, address, name};
+use crate::sockets;
+
+/// No member.
+const STRANGER: u64 = 4711;
 
 fn often(options: &mut NodeOptions) {
     options.snapshot_log_bytes = 256 << 10;
@@ -63,5 +71,31 @@ fn a_snapshot_that_is_cut_in_the_middle_is_sent_again() {
         let status = world.status(away);
         assert!(status.snapshot_index > last, "it was not a snapshot that helped");
         assert_eq!(status.keys, 3000);
+    });
+}
+
+#[test]
+fn a_snapshot_of_what_the_log_has_is_taken_unread() {
+    Setup::default().run(|world| async move {
+        let leader = world.leader().await;
+        let follower = world.followers().await[0];
+        world.client().set("key", "value").await.expect("set");
+        world.settle(PATIENCE).await;
+        let status = world.status(follower);
+        let leader_id = world.status(leader).node_id;
+        let peers = GrpcNetwork::new(sockets::connect);
+        let target = Target { node_id: Some(status.node_id), rpc_addr: address(follower) };
+        let peer = peers.peer(&world.impostor(STRANGER), &target, Lane::Snapshot);
+        let vote = Vote { term: status.term, node_id: leader_id, committed: true };
+        // Nothing follows the header.
+        let snapshot = |index| {
+            let last_log_id = Some(LogId { term: status.term, index });
+            let header = SnapshotHeader { vote: Some(vote), last_log_id, size: 1000, ..SnapshotHeader::default() };
+            peer.snapshot(stream::iter([SnapshotChunk { part: Some(Part::Header(header)) }]).boxed())
+        };
+        let taken = snapshot(status.last_log_index).await.expect("taken");
+        assert_eq!(taken.vote, Some(vote));
+        snapshot(status.last_log_index + 1).await.expect_err("it ended too early");
+        assert_eq!(world.status(follower).snapshot_index, status.snapshot_index);
     });
 }
