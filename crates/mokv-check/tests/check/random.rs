@@ -83,7 +83,8 @@ fn refuse_all(mutations: &[(&str, Mutate, Taps)], scope: Scope, calls_max: usize
         panic!("{failure}");
     }
     for ((name, ..), tried) in mutations.iter().zip(tried.into_inner()) {
-        assert!(tried > CASES / 10, "{name}: tried on {tried} histories only");
+        // The rarest has a place in one of eight: chance is no reason to fail.
+        assert!(tried > CASES / 20, "{name}: tried on {tried} histories only");
     }
 }
 
