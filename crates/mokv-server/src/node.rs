@@ -4,6 +4,7 @@
 //! linearizable read asks for a read index, waits until this node has applied it, and is answered from this node's
 //! memory.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -470,6 +471,13 @@ impl Node {
             log_syncs: log.syncs(),
             log_bytes_written: log.bytes_written(),
             log_entries_written: log.entries_written(),
+            consensus: inner.raft.counters().stats(),
+            gossip: self.peers().map(|peers| {
+                peers.values().fold(BTreeMap::new(), |mut states, peer| {
+                    *states.entry(peer.state).or_default() += 1;
+                    states
+                })
+            }),
             revision: stats.revision,
             keys: stats.keys,
             memory_bytes: stats.memory_bytes,

@@ -153,10 +153,12 @@ fn next_batch(to: &Proposing, waiting: &mut VecDeque<Waiting>) -> Option<Proposa
 impl Proposing {
     async fn propose(&self, groups: Vec<Group>) -> Result<Vec<Outcome>, ProposeError> {
         // A leader that does not know the time yet says so: then it is that of the state.
+        let proposed = self.raft.counters().propose(groups.iter().map(Group::commands).sum());
         let stamp = self.clock.stamp();
         let log_time = stamp.map_or_else(LogTime::default, |stamp| stamp.log_time);
         let batch = Batch::of_groups(&groups, log_time);
         let outcomes = self.raft.propose(batch, stamp.map(|stamp| stamp.term)).await?;
+        proposed.applied();
         for outcome in &outcomes {
             if let Some(OutcomeResult::GrantLease(granted)) = &outcome.result {
                 self.keeper.granted(granted.lease_id);

@@ -1,6 +1,9 @@
 //! What a node says of itself, in plain values: collected by the node, shown by the cluster service and the metrics.
 
-use crate::metrics::HistogramSnapshot;
+use std::collections::BTreeMap;
+
+use crate::discovery::PeerState;
+use crate::metrics::{ConsensusStats, HistogramSnapshot};
 use crate::node::Readiness;
 use crate::raft::types::NodeId;
 use crate::store::{HistoryStats, LogTime};
@@ -43,6 +46,10 @@ pub struct NodeStatus {
     pub log_bytes_written: u64,
     /// Entries written to the log since the node started.
     pub log_entries_written: u64,
+    /// What consensus has counted.
+    pub consensus: ConsensusStats,
+    /// How many nodes are in which state, as gossip sees them; none without gossip.
+    pub gossip: Option<BTreeMap<PeerState, u64>>,
     /// The revision of the store.
     pub revision: u64,
     /// Keys in the store.

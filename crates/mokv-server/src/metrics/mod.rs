@@ -6,6 +6,7 @@
 //!
 //! Names are `mokv_<subsystem>_<name>_<unit>`, in seconds and bytes. Labels have few values: never a key.
 
+pub mod consensus;
 pub mod grpc;
 pub mod histogram;
 mod process;
@@ -13,11 +14,13 @@ mod text;
 
 use std::time::Duration;
 
+pub use self::consensus::{ConsensusMetrics, ConsensusStats};
 pub use self::grpc::GrpcMetrics;
 pub use self::histogram::{Histogram, HistogramSnapshot};
 pub(crate) use self::process::ProcessStats;
 pub use self::text::CONTENT_TYPE;
 use self::text::{Kind, Page};
+use crate::discovery::PeerState;
 use crate::members::MemberView;
 use crate::node::Readiness;
 use crate::status::NodeStatus;
@@ -30,6 +33,8 @@ pub fn page(status: &NodeStatus, members: &[MemberView], grpc: &GrpcMetrics, sta
     write_build(&mut page);
     write_raft(&mut page, status);
     write_members(&mut page, members);
+    write_round_trips(&mut page, status, members);
+    write_gossip(&mut page, status);
     write_log(&mut page, status);
     write_store(&mut page, status);
     write_watches(&mut page, status);
@@ -58,6 +63,16 @@ fn write_raft(page: &mut Page, status: &NodeStatus) {
     page.gauge("mokv_raft_apply_lag_entries", "Committed entries that are not applied yet.", pending);
     page.gauge("mokv_snapshot_index", "The last entry that the newest snapshot covers.", status.snapshot_index);
     page.gauge("mokv_snapshot_size_bytes", "The size of the newest snapshot.", status.snapshot_bytes);
+    let ConsensusStats { proposed, pending, failed, commits, applies, snapshots, .. } = &status.consensus;
+    page.histogram("mokv_snapshot_write_seconds", "How long each snapshot took to be written.", snapshots);
+    page.counter("mokv_raft_proposals_total", "Writes that the node has proposed as leader.", proposed);
+    let help = "Writes that the node has proposed, and that may not be committed yet.";
+    page.gauge("mokv_raft_proposals_pending", help, pending);
+    let help = "Writes that the node has proposed, and that it did not see committed: it led no more, or stopped.";
+    page.counter("mokv_raft_proposals_failed_total", help, failed);
+    let help = "From the proposal of each batch of writes until it was committed and applied.";
+    page.histogram("mokv_raft_commit_seconds", help, commits);
+    page.histogram("mokv_store_apply_seconds", "How long each log entry took to be applied.", applies);
 }
 
 fn write_members(page: &mut Page, members: &[MemberView]) {
@@ -70,6 +85,31 @@ fn write_members(page: &mut Page, members: &[MemberView]) {
         if let Some(entries) = member.lag {
             lag.sample(&[("peer", &member.name)], entries);
         }
+    }
+}
+
+fn write_round_trips(page: &mut Page, status: &NodeStatus, members: &[MemberView]) {
+    let help =
+        "How long the last heartbeat to a member took, there and back. Only the leader knows: no samples elsewhere.";
+    let mut round_trips = page.family(Kind::Gauge, "mokv_raft_peer_rtt_seconds", help);
+    for member in members.iter().filter(|_| status.is_leader()) {
+        if let Some(took) = status.consensus.round_trips.get(&member.node_id) {
+            round_trips.sample(&[("peer", &member.name)], took.as_secs_f64());
+        }
+    }
+}
+
+fn write_gossip(page: &mut Page, status: &NodeStatus) {
+    let Some(members) = &status.gossip else { return };
+    let help = "Nodes in gossip, this one too, by how they are doing.";
+    let mut family = page.family(Kind::Gauge, "mokv_gossip_members", help);
+    for (state, name) in [
+        (PeerState::Alive, "alive"),
+        (PeerState::Leaving, "leaving"),
+        (PeerState::Left, "left"),
+        (PeerState::Failed, "failed"),
+    ] {
+        family.sample(&[("status", name)], members.get(&state).copied().unwrap_or(0));
     }
 }
 

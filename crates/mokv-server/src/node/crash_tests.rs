@@ -51,7 +51,8 @@ impl Storage {
         let snapshots = Snapshots::open(&tasks, disk, data_dir.snapshot_dir()).await?;
         check_no_gap(&log, &snapshots)?;
         let store = Store::new();
-        let mut state_machine = StateMachine::new(store.clone(), snapshots.clone(), data_dir.watch_cluster_id());
+        let mut state_machine =
+            StateMachine::new(store.clone(), snapshots.clone(), data_dir.watch_cluster_id(), Arc::default());
         let storage = |error: String| NodeError::Raft(StartError::Storage(error));
         drop_overruled(&mut log, &snapshots).await.map_err(|error| storage(error.to_string()))?;
         let mut helper = StorageHelper::new(&mut log, &mut state_machine).with_id(data_dir.identity().node_id);

@@ -183,7 +183,8 @@ async fn apply_all(
         store.replace(snapshots.load(&newest).await?);
     }
     let next = store.stats().applied.map_or(0, |applied| applied.index + 1);
-    let mut state_machine = StateMachine::new(store.clone(), snapshots.clone(), data_dir.watch_cluster_id());
+    let mut state_machine =
+        StateMachine::new(store.clone(), snapshots.clone(), data_dir.watch_cluster_id(), Arc::default());
     let mut reader = log.get_log_reader().await;
     let entries = reader.entries_stream(next..).await;
     let entries = entries.map(|entry| entry.map(|entry| (entry, None)));

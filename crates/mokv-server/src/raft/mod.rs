@@ -36,6 +36,7 @@ use self::types::{
     vote_from_proto, vote_to_proto,
 };
 use crate::command::{Batch, Outcome};
+use crate::metrics::ConsensusMetrics;
 use crate::mutants::mutant;
 use crate::peer::{AnswerStream, Caller, MessageStream, PeerNetwork};
 use crate::runtime::Tasks;
@@ -330,6 +331,7 @@ pub struct Raft {
     /// Taken while this node makes a change of the membership, so that it doesn't finish its own as an interrupted one.
     /// Nobody waits for it.
     changing: Arc<tokio::sync::Mutex<()>>,
+    counters: Arc<ConsensusMetrics>,
 }
 
 impl Raft {
@@ -351,8 +353,9 @@ impl Raft {
         let config = Arc::new(options.config()?);
         drop_overruled(&mut log, &snapshots).await.map_err(|error| StartError::Storage(error.to_string()))?;
         let node_id = caller.node_id;
-        let state_machine = StateMachine::new(store, snapshots.clone(), caller.cluster_id.clone());
-        let network = Network::new(caller, peers, snapshots, options.network);
+        let counters = Arc::<ConsensusMetrics>::default();
+        let state_machine = StateMachine::new(store, snapshots.clone(), caller.cluster_id.clone(), counters.clone());
+        let network = Network::new(caller, peers, snapshots, options.network, counters.clone());
         let raft = openraft::Raft::new(node_id, config, network, log, state_machine)
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
@@ -360,7 +363,12 @@ impl Raft {
         tasks.spawn(publish_leadership(raft.clone(), publish));
         let transfer_retry = options.election_timeout_min / 2;
         let lease = options.election_timeout_max.mul_f64(LEASE_PART);
-        Ok(Self { node_id, raft, leadership, transfer_retry, lease, changing: Arc::default() })
+        Ok(Self { node_id, raft, leadership, transfer_retry, lease, changing: Arc::default(), counters })
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &ConsensusMetrics {
+        &self.counters
     }
 
     /// Whether this node has ever been in a cluster.

@@ -29,6 +29,7 @@ use super::types::{
     self, MemberInfo, NodeId, TypeConfig, Vote, entry_to_proto, log_id_from_proto, log_id_to_proto,
     stored_membership_to_proto, vote_from_proto, vote_to_proto,
 };
+use crate::metrics::ConsensusMetrics;
 use crate::mutants::mutant;
 use crate::peer::{AnswerStream, Caller, Lane, MessageStream, Peer, PeerNetwork, Target};
 use crate::snapshot::{SnapshotInfo, SnapshotReader, Snapshots};
@@ -51,6 +52,7 @@ pub struct Network {
     snapshots: Snapshots,
     options: NetworkOptions,
     detours: Detours,
+    counters: Arc<ConsensusMetrics>,
 }
 
 /// Members that did not answer at the address that the membership has: the next call goes to where they say that they are.
@@ -66,8 +68,14 @@ impl Detours {
 
 impl Network {
     /// A network for the node `caller`.
-    pub fn new(caller: Caller, peers: Arc<dyn PeerNetwork>, snapshots: Snapshots, options: NetworkOptions) -> Self {
-        Self { caller, peers, snapshots, options, detours: Detours::default() }
+    pub fn new(
+        caller: Caller,
+        peers: Arc<dyn PeerNetwork>,
+        snapshots: Snapshots,
+        options: NetworkOptions,
+        counters: Arc<ConsensusMetrics>,
+    ) -> Self {
+        Self { caller, peers, snapshots, options, detours: Detours::default(), counters }
     }
 
     fn client(&self, target: NodeId, node: &MemberInfo, lane: Lane) -> MemberClient {
@@ -84,6 +92,7 @@ impl Network {
             heartbeats: Mutex::default(),
             snapshots: self.snapshots.clone(),
             options: self.options,
+            counters: self.counters.clone(),
         }
     }
 }
@@ -122,6 +131,7 @@ pub struct MemberClient {
     heartbeats: Mutex<Option<Heartbeats>>,
     snapshots: Snapshots,
     options: NetworkOptions,
+    counters: Arc<ConsensusMetrics>,
 }
 
 /// A stream on which every heartbeat so far was answered.
@@ -231,7 +241,7 @@ impl MemberClient {
 
     /// Sends a heartbeat. The stream is kept only if this ends, and with a match: after anything else the follower ends it.
     async fn heartbeat(&mut self, request: internal::AppendRequest) -> RpcResult<StreamAppendResult<TypeConfig>> {
-        let limit = self.options.append_timeout;
+        let (limit, began) = (self.options.append_timeout, Instant::now());
         let kept = self.heartbeats.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let asked = async {
             // That a stream broke meanwhile, as when the follower was started again, shows only now.
@@ -247,6 +257,7 @@ impl MemberClient {
             Err(_) => Err(self.timed_out(RPCTypes::AppendEntries, limit).into()),
         };
         let (heartbeats, answer) = answered?;
+        self.counters.heard(self.target, began.elapsed());
         let result = append_result(Ok(answer))?;
         if result.is_ok() {
             *self.heartbeats.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(heartbeats);

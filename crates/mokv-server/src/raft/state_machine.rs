@@ -4,6 +4,7 @@
 //! because applying anything after it would make this node differ from the others.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -12,12 +13,14 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use prost::Message;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::types::{
     self, LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig, log_id, log_id_from_proto,
     stored_membership_from_proto,
 };
 use crate::command::Outcomes;
+use crate::metrics::ConsensusMetrics;
 use crate::mutants::mutant;
 use crate::snapshot::{SnapshotError, SnapshotInfo, Snapshots};
 use crate::store::{Position, Store};
@@ -33,13 +36,19 @@ pub struct StateMachine {
     store: Store,
     snapshots: Snapshots,
     cluster_id: watch::Receiver<Option<String>>,
+    counters: Arc<ConsensusMetrics>,
 }
 
 impl StateMachine {
     /// A state machine whose state is `store` and whose snapshots are kept in `snapshots`, under the name of the
     /// cluster.
-    pub fn new(store: Store, snapshots: Snapshots, cluster_id: watch::Receiver<Option<String>>) -> Self {
-        Self { store, snapshots, cluster_id }
+    pub fn new(
+        store: Store,
+        snapshots: Snapshots,
+        cluster_id: watch::Receiver<Option<String>>,
+        counters: Arc<ConsensusMetrics>,
+    ) -> Self {
+        Self { store, snapshots, cluster_id, counters }
     }
 
     async fn describe(&self, info: SnapshotInfo) -> io::Result<Snapshot> {
@@ -55,7 +64,10 @@ impl StateMachine {
     async fn take_snapshot(&self) -> Result<SnapshotInfo, SnapshotError> {
         let Some(checkpoint) = self.store.checkpoint() else { return Err(SnapshotError::Cancelled) };
         let cluster_id = self.cluster_id.borrow().clone().unwrap_or_default();
-        self.snapshots.write(checkpoint, &cluster_id).await
+        let began = Instant::now();
+        let written = self.snapshots.write(checkpoint, &cluster_id).await?;
+        self.counters.wrote_snapshot(began.elapsed());
+        Ok(written)
     }
 }
 
@@ -85,7 +97,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
-            let at = position(&entry.log_id);
+            let (at, began) = (position(&entry.log_id), Instant::now());
             let outcomes = match &entry.payload {
                 EntryPayload::Blank => {
                     self.store.apply_blank(at);
@@ -106,6 +118,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     self.store.apply(at, log_time, &commands).map_err(io::Error::other)?
                 }
             };
+            self.counters.applied(began.elapsed());
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));
             }

@@ -37,7 +37,7 @@ async fn member(world: &World, index: usize) -> MemberClient {
     let options = NetworkOptions { append_timeout: APPEND_TIMEOUT, snapshot_idle_timeout: Duration::from_secs(60) };
     let peers = Arc::new(GrpcNetwork::new(sockets::connect));
     let node = world.node(index);
-    let mut network = Network::new(world.impostor(STRANGER), peers, node.snapshots().clone(), options);
+    let mut network = Network::new(world.impostor(STRANGER), peers, node.snapshots().clone(), options, Arc::default());
     let info = MemberInfo { name: name(index), rpc_addr: address(index) };
     network.new_client(node.node_id(), &info).await
 }

@@ -65,6 +65,9 @@ async fn metrics_have_what_dashboards_ask_for() {
         ("mokv_raft_leader_changes_total".into(), 1.0),
         ("mokv_raft_voters".into(), 1.0),
         (format!("mokv_raft_replication_lag_entries{{peer=\"{}\"}}", pages.grpc.node.members()[0].name), 0.0),
+        ("mokv_raft_proposals_pending".into(), 0.0),
+        ("mokv_raft_proposals_failed_total".into(), 0.0),
+        ("mokv_snapshot_write_seconds_count".into(), 0.0),
         ("mokv_log_disk_full".into(), 0.0),
         ("mokv_store_keys".into(), 2.0),
         ("mokv_store_revision".into(), 2.0),
@@ -83,11 +86,15 @@ async fn metrics_have_what_dashboards_ask_for() {
         "mokv_raft_applied_index",
         "mokv_store_memory_bytes",
         "mokv_log_fsync_seconds_count",
+        "mokv_raft_proposals_total",
         "mokv_snapshot_index",
         #[cfg(target_os = "linux")]
         "process_resident_memory_bytes",
     ] {
         assert!(samples.contains_key(series), "{series}");
+    }
+    for series in ["mokv_raft_commit_seconds_count", "mokv_store_apply_seconds_count"] {
+        assert!(samples[series] >= 2.0, "{series}");
     }
 }
 

@@ -155,6 +155,57 @@ async fn every_operation_is_answered_under_its_number() {
     assert_eq!(error(&unknown[0]), (Code::Unimplemented, "UNIMPLEMENTED".into()));
 }
 
+/// They are proposed together, and each has an end of its own.
+#[tokio::test]
+async fn writes_of_one_message_end_each_for_itself() {
+    use api::condition::Is;
+    let server = Running::start(Setup::default()).await;
+    let mut stream = Stream::open(&mut server.kv().await).await;
+    stream.run(sets("a", [1]).into_iter().chain(sets("text", [2]))).await;
+    let if_absent = api::SetRequest { condition: Some(api::Condition { is: Some(Is::Absent(true)) }), ..set("a", "2") };
+    let of_a_lease = api::SetRequest { lease_id: 4711, ..set("b", "1") };
+    let of_a_session = api::SetRequest {
+        request_id: Some(api::RequestId { client_id: 4711, sequence: 1, first_unanswered: 1 }),
+        ..set("c", "1")
+    };
+    let operations = [
+        Operation::Set(if_absent),
+        Operation::Set(of_a_lease),
+        Operation::Set(set("", "no key")),
+        Operation::Set(of_a_session),
+        Operation::Delete(delete("text")),
+        Operation::Delete(delete("text-2")),
+        Operation::Increment(api::IncrementRequest { key: "a".into(), delta: 5, ..Default::default() }),
+    ];
+    let unordered = operations.map(|operation| PipelineOperation { unordered: true, ..of(operation) });
+    let told = stream.run(unordered).await;
+    let [
+        Told::Set(unmet),
+        no_lease,
+        no_key,
+        no_session,
+        Told::Delete(deleted),
+        Told::Delete(missing),
+        Told::Increment(sum),
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(!unmet.ok);
+    assert_eq!(error(no_lease), (Code::NotFound, "LEASE_NOT_FOUND".into()));
+    assert_eq!(error(no_key).0, Code::InvalidArgument);
+    assert_eq!(error(no_session).0, Code::Aborted);
+    assert_eq!((deleted.existed, missing.existed, sum.value), (true, false, 6));
+
+    // What only frees memory is let in beyond the quota, whatever comes with it.
+    let full = Running::start(Setup { memory_quota: Some(1), ..Setup::default() }).await;
+    let mut stream = Stream::open(&mut full.kv().await).await;
+    stream.run(sets("a", [1])).await;
+    let told = stream.run([of(Operation::Set(set("b", "1"))), of(Operation::Delete(delete("a")))]).await;
+    assert_eq!(error(&told[0]).0, Code::ResourceExhausted);
+    assert!(matches!(&told[1], Told::Delete(deleted) if deleted.existed), "{told:?}");
+}
+
 #[tokio::test]
 async fn operations_on_one_key_take_effect_in_their_order() {
     let server = Running::start(Setup::default()).await;
