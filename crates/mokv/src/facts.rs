@@ -1,6 +1,6 @@
 //! What a command has to say of one thing: named facts, as a table, in lines, or as one JSON object.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 
 use mokv_server::offline::Founded;
@@ -8,9 +8,18 @@ use serde_json::{Map, Value};
 
 use crate::output::{self, TableFormat};
 
-/// Facts in the order in which they are shown.
+/// Facts in the order in which they are shown. Displayed, they are one line for people.
 #[derive(Debug, Default)]
 pub(crate) struct Facts(Vec<Fact>);
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, Fact { name, text, .. }) in self.0.iter().enumerate() {
+            write!(f, "{}{name} {text}", if number == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
 
 #[derive(Debug)]
 struct Fact {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use mokv_client::Error;
-use mokv_client::messages::StatusResponse;
+use mokv_client::messages::{Member, StatusResponse};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -68,8 +68,11 @@ impl StatusArgs {
 
 /// Asks the members, or, where nobody knows of any, the endpoints themselves.
 async fn ask_all(cluster: &ClusterArgs) -> Result<Vec<Report>, Failure> {
+    // The first node of a restored cluster makes its address known a moment after its start.
+    let is_complete =
+        |members: &[Member]| !members.is_empty() && members.iter().all(|member| !member.rpc_addr.is_empty());
     let addresses: Vec<String> = match cluster.client()?.members().await {
-        Ok(members) if !members.is_empty() => members.into_iter().map(|member| member.rpc_addr).collect(),
+        Ok(members) if is_complete(&members) => members.into_iter().map(|member| member.rpc_addr).collect(),
         _ => {
             let endpoints = cluster.endpoints.trim_start_matches("mokv://");
             endpoints.split(',').map(|address| address.trim().to_owned()).collect()

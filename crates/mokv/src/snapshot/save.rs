@@ -12,7 +12,7 @@ use mokv_server::snapshot::codec::{Block, Decoder};
 use crate::cluster_args::ClusterArgs;
 use crate::exit::Failure;
 use crate::facts::Facts;
-use crate::output::TableOutput;
+use crate::output::{self, TableOutput};
 
 const EXAMPLES: &str = "\
 The copy has every write that was acknowledged before the command began. It comes from the first endpoint that answers,
@@ -20,7 +20,8 @@ leader or not, while writes go on; a majority has to be up.
 
 Examples:
   mokv snapshot save backup.snap
-  mokv snapshot save nightly.snap --force --endpoints 10.0.0.2:8400,10.0.0.3:8400";
+  mokv snapshot save nightly.snap --force --endpoints 10.0.0.2:8400,10.0.0.3:8400
+  kubectl exec mokv-0 -- /mokv snapshot save - > backup.snap";
 
 /// Only the owner reads it: it has everybody's data.
 const FILE_MODE: u32 = 0o600;
@@ -29,7 +30,8 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct SaveArgs {
-    /// Where to; it appears when it is complete and on the disk
+    /// Where to; it appears when it is complete and on the disk. - is standard output
+    #[arg(value_name = "FILE|-")]
     file: PathBuf,
 
     /// Replace a file that is there
@@ -45,10 +47,19 @@ pub(crate) struct SaveArgs {
 
 impl SaveArgs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        if self.file == Path::new("-") {
+            let mut snapshot = self.cluster.client()?.save_snapshot().await?;
+            let write = |bytes: &[u8]| Ok(io::stdout().write_all(bytes)?);
+            let facts = receive(&mut snapshot, write).await?;
+            io::stdout().flush()?;
+            // Standard output has the copy.
+            output::note(format_args!("saved {facts}"));
+            return Ok(());
+        }
         self.check_free()?;
         let mut snapshot = self.cluster.client()?.save_snapshot().await?;
         let mut partial = Partial::create(&self.file)?;
-        let facts = receive(&mut snapshot, &mut partial).await?;
+        let facts = receive(&mut snapshot, |bytes| partial.write(bytes)).await?;
         self.check_free()?;
         partial.complete(&self.file)?;
         Ok(facts.fact("file", self.file.display()).print(self.output.format)?)
@@ -66,7 +77,10 @@ impl SaveArgs {
 }
 
 /// Writes what comes, checked, and says what it is.
-async fn receive(snapshot: &mut SnapshotStream, partial: &mut Partial) -> Result<Facts, Failure> {
+async fn receive(
+    snapshot: &mut SnapshotStream,
+    mut write: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<Facts, Failure> {
     let mut decoder = Decoder::new();
     let mut facts = None;
     let mut size = 0;
@@ -80,7 +94,7 @@ async fn receive(snapshot: &mut SnapshotStream, partial: &mut Partial) -> Result
                 facts = Some(known.number("keys", head.keys).fact("state_hash", state_hash));
             }
         }
-        partial.write(&piece)?;
+        write(&piece)?;
         size += piece.len() as u64;
     }
     decoder.finish().map_err(broken)?;

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod backup;
 mod cluster;
 mod commands;
 mod config;

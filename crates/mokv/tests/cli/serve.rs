@@ -1,35 +1,46 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Ended, free_port, mokv, wait_until};
+use crate::{Ended, free_port, mokv, run, wait_until};
 
 /// A node of its own, ended with the test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    _dir: TempDir,
+    endpoint: String,
+    _dir: Option<TempDir>,
 }
 
 impl Server {
-    /// Starts a node and waits until it listens.
+    /// Starts a node of a new cluster and waits until it listens.
     fn start() -> Self {
         let dir = tempfile::tempdir().expect("directory");
-        let data_dir = dir.path().join("data");
+        let server = Self::start_on(&dir.path().join("data"), &["--bootstrap"]);
+        Self { _dir: Some(dir), ..server }
+    }
+
+    /// Starts a node on a directory and waits until it listens.
+    pub(crate) fn start_on(data_dir: &Path, more: &[&str]) -> Self {
         let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
-        let gossip = format!("127.0.0.1:{}", ports[0]);
-        let args = ["serve", "--bootstrap", "--exit-with-stdin", "--node-name", "n", "--bind-addr", &gossip];
+        let [gossip, endpoint] = [0, 1].map(|port| format!("127.0.0.1:{}", ports[port]));
+        let args = ["serve", "--exit-with-stdin", "--node-name", "n", "--bind-addr", &gossip];
         let mut command = mokv(&args);
-        command.args(["--rpc-port", &ports[1], "--metrics-port", &ports[2], "--data-dir"]).arg(data_dir);
+        command.args(["--rpc-port", &ports[1], "--metrics-port", &ports[2], "--data-dir"]).arg(data_dir).args(more);
         let mut child = command.stdin(Stdio::piped()).spawn().expect("mokv");
         let address = (Ipv4Addr::LOCALHOST, ports[1].parse().expect("a port"));
         wait_until("the node listens", || {
             assert!(child.try_wait().expect("mokv").is_none(), "the node ended");
             TcpStream::connect(address).is_ok()
         });
-        Self { child, _dir: dir }
+        Self { child, endpoint, _dir: None }
+    }
+
+    pub(crate) fn ask(&self, args: &[&str]) -> Ended {
+        run(&[args, &["--endpoints", &self.endpoint][..]].concat())
     }
 
     fn signal(&self, signal: Signal) {
