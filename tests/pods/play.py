@@ -30,8 +30,8 @@ NAMESPACE, RELEASE = "default", "mokv"
 TOKEN = "a-token"
 
 
-def run(*arguments, check=True, **options):
-    done = subprocess.run(arguments, capture_output=True, text=True, **options)
+def run(*arguments, check=True, text=True, **options):
+    done = subprocess.run(arguments, capture_output=True, text=text, **options)
     if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)}: {done.returncode}: {done.stdout}{done.stderr}")
     return done
@@ -196,6 +196,13 @@ class Pods:
             self.create(index)
         self.wait_ready(range(before, replicas))
 
+    def sleep(self):
+        """Scaled to nothing: nobody leaves, the volumes stay."""
+        count, self.api.replicas = self.api.replicas, 0
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            said = list(pool.map(self.terminate, range(count)))
+        assert all("stays a member" in line for line in said), said
+
     def members(self, voters):
         def as_expected():
             said = run("docker", "exec", self.name(0), "/mokv", "member", "list", "-o", "json", check=False)
@@ -300,6 +307,30 @@ def play(pods):
         pods.members(everybody(3))
         assert [pods.address(index) for index in range(3)] != before
 
+    endpoint = f"{pods.domain}:8400"
+    ask = ("run", "--rm", "--network", pods.network, IMAGE)
+    docker(*ask, "set", "kept", "yes", "--endpoints", endpoint)
+    copy = run("docker", "exec", pods.name(0), "/mokv", "snapshot", "save", "-", text=False).stdout
+    docker(*ask, "set", "kept", "no", "--endpoints", endpoint)
+    before = pods.members(everybody(3))
+    pods.sleep()
+    for index in (1, 2):
+        docker("volume", "rm", pods.volume(index))
+    volume = pathlib.Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", pods.volume(0)))
+    (volume / "data").rename(volume / "data.old")
+    (volume / "backup.snap").write_bytes(copy)
+    home = "/var/lib/mokv"
+    docker(
+        "run", "--rm", "--user", "65532:65532", "--volume", f"{pods.volume(0)}:{home}", IMAGE,
+        "snapshot", "restore", f"{home}/backup.snap", "--data-dir", f"{home}/data", "--name", f"{RELEASE}-0",
+    )
+    pods.scale(1)
+    pods.scale(3)
+    after = pods.members(everybody(3))
+    assert not {m["id"] for m in before.values()} & {m["id"] for m in after.values()}, (before, after)
+    assert docker(*ask, "get", "kept", "--endpoints", endpoint) == "yes"
+    print("restored from a copy: a new cluster with what was saved")
+
     said = docker("run", "--rm", "--network", pods.network, IMAGE, "check", "--endpoints", f"{pods.domain}:8400")
     print(f"helm test: {said}")
 
@@ -309,7 +340,7 @@ def main():
     pods = Pods(work)
     try:
         play(pods)
-        print("7 passed, 0 failed")
+        print("8 passed, 0 failed")
     except BaseException:
         for index in range(5):
             if pods.exists(index):
