@@ -109,10 +109,12 @@ status: ## Pods, volumes, and what the cluster says of itself
 chart: ## The chart, rendered by Helm, judged by Kubernetes' schemas (fetches their Python packages)
 	tests/chart/run
 
-monitoring: ## The alerts, by promtool (apt-get install prometheus)
+monitoring: ## Alerts and dashboard, by promtool and a Prometheus that scrapes real nodes (apt-get install prometheus)
 	$(call need,promtool,apt-get install prometheus)
 	promtool check rules deploy/mokv/files/rules.yaml
 	promtool test rules tests/monitoring/rules.test.yaml
+	cargo build --locked
+	tests/monitoring/run target/debug/mokv
 
 dev: ## Three nodes on this machine
 	cargo run --release -- dev

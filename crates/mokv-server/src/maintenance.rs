@@ -137,7 +137,7 @@ async fn publish_readiness(of: Watched, mut draining: watch::Receiver<bool>, pub
                     )
                 }
                 Ok(Ok(_)) => now,
-                _ => Readiness::NotReady(format!("no leader has confirmed within {PROBE_TIMEOUT:?} that it leads")),
+                _ => Readiness::NoLeader(format!("no leader has confirmed within {PROBE_TIMEOUT:?} that it leads")),
             };
         }
         publish.send_if_modified(|last| {
@@ -178,7 +178,7 @@ fn readiness(
         return not_ready(format!("the node is in no cluster: {waits_for}"));
     }
     if leadership.leader.is_none() {
-        return not_ready("no leader is known".into());
+        return Readiness::NoLeader("no leader is known".into());
     }
     let lag = raft.progress().committed.saturating_sub(store.stats().applied.map_or(0, |at| at.index));
     if lag > READY_LAG_MAX {

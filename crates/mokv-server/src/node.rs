@@ -172,6 +172,8 @@ pub enum Readiness {
     Ready,
     /// Why not.
     NotReady(String),
+    /// Why not: nobody leads, or whoever does is not reached.
+    NoLeader(String),
 }
 
 /// One running node. Cheap to clone; clones are the same node.

@@ -42,7 +42,7 @@ async fn tell_readiness(mut readiness: watch::Receiver<Readiness>) {
                 tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
                 was_ready = true;
             }
-            Readiness::NotReady(why) => tell(&[NotifyState::Status(why)]),
+            Readiness::NotReady(why) | Readiness::NoLeader(why) => tell(&[NotifyState::Status(why)]),
         }
         tokio::select! {
             biased;

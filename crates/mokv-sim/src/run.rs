@@ -230,7 +230,7 @@ impl World {
                 let why = self.cluster.ended(host).unwrap_or_else(|| "it is down".into());
                 return Err(format!("node {host} does not run: {why}"));
             };
-            if let Readiness::NotReady(why) = &*running.node.readiness().borrow() {
+            if let Readiness::NotReady(why) | Readiness::NoLeader(why) = &*running.node.readiness().borrow() {
                 return Err(format!("node {host} is not ready: {why}"));
             }
             if running.node.status().is_leader() {

@@ -51,8 +51,10 @@ fn write_build(page: &mut Page) {
 fn write_raft(page: &mut Page, status: &NodeStatus) {
     let ready = status.readiness == Readiness::Ready;
     page.gauge("mokv_ready", "1 if the node is fit to serve: it knows a leader and has caught up.", u8::from(ready));
-    let has_leader = u8::from(status.leader_id.is_some());
-    page.gauge("mokv_raft_has_leader", "1 if the node knows a leader. 0 everywhere: no quorum.", has_leader);
+    // A follower goes on naming a leader that has vanished until there is another one.
+    let has_leader = status.leader_id.is_some() && !matches!(status.readiness, Readiness::NoLeader(_));
+    let help = "1 if the node knows a leader, which has lately confirmed that it leads. 0 everywhere: no quorum.";
+    page.gauge("mokv_raft_has_leader", help, u8::from(has_leader));
     page.gauge("mokv_raft_is_leader", "1 if the node leads.", u8::from(status.is_leader()));
     page.counter("mokv_raft_leader_changes_total", "New leaders that the node saw.", status.leader_changes);
     page.gauge("mokv_raft_term", "The term that the node knows.", status.term);

@@ -208,7 +208,7 @@ fn peer_to_proto(peer: &Peer) -> proto::Peer {
 fn status_to_proto(status: NodeStatus) -> StatusResponse {
     let (ready, not_ready_reason) = match status.readiness {
         Readiness::Ready => (true, String::new()),
-        Readiness::NotReady(reason) => (false, reason),
+        Readiness::NotReady(reason) | Readiness::NoLeader(reason) => (false, reason),
     };
     StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),

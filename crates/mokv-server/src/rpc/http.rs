@@ -134,7 +134,9 @@ impl Pages {
                     None => page(StatusCode::OK, "ok\n"),
                     Some(warning) => page(StatusCode::OK, format!("ok, but {warning}\n")),
                 },
-                Readiness::NotReady(reason) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                Readiness::NotReady(reason) | Readiness::NoLeader(reason) => {
+                    page(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+                }
             },
             _ => page(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),
         }
