@@ -276,7 +276,7 @@ def play(pods):
             pods.wait_ready([index])
             time.sleep(pods.spec["minReadySeconds"])
         after = pods.members(everybody(3))
-        assert {n: m["id"] for n, m in before.items()} == {n: m["id"] for n, m in after.items()}
+        assert {n: m["node_id"] for n, m in before.items()} == {n: m["node_id"] for n, m in after.items()}
 
     with Load(pods, "a pod and its volume lost"):
         before = pods.members(everybody(3))
@@ -284,8 +284,8 @@ def play(pods):
         docker("volume", "rm", pods.volume(1))
         pods.create(1)
         pods.wait_ready([1])
-        after = until("the lost node is replaced", lambda: (m := pods.members(everybody(3))) and m[f"{RELEASE}-1"]["id"] != before[f"{RELEASE}-1"]["id"] and m)
-        assert after[f"{RELEASE}-0"]["id"] == before[f"{RELEASE}-0"]["id"]
+        after = until("the lost node is replaced", lambda: (m := pods.members(everybody(3))) and m[f"{RELEASE}-1"]["node_id"] != before[f"{RELEASE}-1"]["node_id"] and m)
+        assert after[f"{RELEASE}-0"]["node_id"] == before[f"{RELEASE}-0"]["node_id"]
 
     with Load(pods, "all killed at once", timeout="60s"):
         for index in range(3):
@@ -327,7 +327,7 @@ def play(pods):
     pods.scale(1)
     pods.scale(3)
     after = pods.members(everybody(3))
-    assert not {m["id"] for m in before.values()} & {m["id"] for m in after.values()}, (before, after)
+    assert not {m["node_id"] for m in before.values()} & {m["node_id"] for m in after.values()}, (before, after)
     assert docker(*ask, "get", "kept", "--endpoints", endpoint) == "yes"
     print("restored from a copy: a new cluster with what was saved")
 
