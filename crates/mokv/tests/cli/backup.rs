@@ -58,7 +58,7 @@ fn a_copy_is_saved_checked_and_restored() {
     let again = run(&restore);
     assert!(again.code == 1 && again.err.contains("empty"), "{}", again.err);
 
-    let server = Server::start_on(&new, &[]);
+    let server = Server::start_on(&new);
     assert_eq!(server.ask(&["get", "greeting"]).out, "hello");
     assert_eq!(server.ask(&["get", "late"]).code, 3);
     assert!(json(&server.ask(&["set", "new", "x", "-o", "json"]))["revision"].as_u64() > Some(101));
@@ -91,7 +91,7 @@ fn a_new_cluster_is_made_of_what_one_node_has() {
     }
     let made = json(&run(&agreed));
     assert_eq!(made["keys"], 1);
-    let server = Server::start_on(&left, &[]);
+    let server = Server::start_on(&left);
     assert_eq!(server.ask(&["get", "greeting"]).out, "hello");
     assert_eq!(json(&server.ask(&["member", "list", "-o", "json"])).as_array().map(Vec::len), Some(1));
 }
