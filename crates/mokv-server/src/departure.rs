@@ -203,7 +203,7 @@ async fn remove_files(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     for name in names {
         disk.remove(&dir.join(name)).await?;
     }
-    Ok(())
+    disk.sync_dir(dir).await
 }
 
 #[cfg(test)]
