@@ -88,10 +88,14 @@ fn filled(what: &str, order: impl Iterator<Item = u64>) -> Log {
     let log = Log::new().fill(order);
     let took = began.elapsed();
     let overhead = |bytes: u64| bytes / KEYS - KEY_BYTES - VALUE_BYTES;
+    // A store before this one may have left memory to be used again: then nothing can be said.
+    let resident = resident_bytes().saturating_sub(before);
+    let resident = (resident > log.store.stats().memory_bytes).then(|| overhead(resident));
     eprintln!(
-        "{what}: filled in {took:.2?} (values made meanwhile); beyond key and value {} B a pair resident, {} B counted",
-        overhead(resident_bytes() - before),
+        "{what}: filled in {took:.2?} (values made meanwhile); beyond key and value {} B a pair counted, {resident:?} B \
+         resident, {} B of it for the history",
         overhead(log.store.stats().memory_bytes),
+        log.store.history().bytes / KEYS,
     );
     log
 }
