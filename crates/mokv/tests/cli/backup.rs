@@ -43,7 +43,9 @@ fn a_copy_is_saved_checked_and_restored() {
     let mut damaged = output.stdout;
     *damaged.last_mut().expect("a byte") ^= 1;
     fs::write(&piped, damaged).expect("write");
-    for args in [&["snapshot", "status", text(&piped)][..], &["snapshot", "restore", text(&piped), "--data-dir", "x"]] {
+    let spoilt = dir.path().join("spoilt");
+    let restore = ["snapshot", "restore", text(&piped), "--data-dir", text(&spoilt)];
+    for args in [&["snapshot", "status", text(&piped)][..], &restore] {
         let refused = run(args);
         assert!(refused.code == 1 && refused.err.contains("damaged"), "{args:?}: {}", refused.err);
     }
