@@ -7,25 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Histogram, HistogramSnapshot};
+use super::histogram::{Histogram, HistogramSnapshot, latencies};
 use crate::raft::types::NodeId;
-
-/// From one disk nearby to a majority that is hardly there.
-const COMMIT_BOUNDS: &[Duration] = &[
-    Duration::from_micros(250),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2500),
-];
 
 /// From one small write to a batch that holds up all others.
 const APPLY_BOUNDS: &[Duration] = &[
@@ -70,7 +53,8 @@ impl Default for ConsensusMetrics {
             proposed: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            commits: Histogram::new(COMMIT_BOUNDS),
+            // From one disk nearby to a majority that is hardly there.
+            commits: Histogram::new(latencies(Duration::from_micros(250), Duration::from_millis(2500))),
             applies: Histogram::new(APPLY_BOUNDS),
             snapshots: Histogram::new(SNAPSHOT_BOUNDS),
             round_trips: Mutex::default(),

@@ -13,27 +13,8 @@ use prost_types::FileDescriptorSet;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, latencies};
 use super::text::{Kind, Label, Page};
-
-/// From a local read of a small value (some 20 us) to the longest that a call may take (10 s by default).
-static BOUNDS: [Duration; 15] = [
-    Duration::from_micros(100),
-    Duration::from_micros(250),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2500),
-    Duration::from_secs(10),
-];
 
 /// The codes as go-grpc-prometheus writes them, by number.
 const CODES: [&str; 17] = [
@@ -180,7 +161,8 @@ impl MethodMetrics {
             call_type,
             started: AtomicU64::new(0),
             handled: [const { AtomicU64::new(0) }; CODES.len()],
-            seconds: Histogram::new(&BOUNDS),
+            // From a local read of a small value (some 20 us) to the longest that a call may take (10 s by default).
+            seconds: Histogram::new(latencies(Duration::from_micros(100), Duration::from_secs(10))),
         }
     }
 }

@@ -3,6 +3,32 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// What a call, a commit or a sync may take, in steps of about two.
+static LATENCIES: [Duration; 15] = [
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2500),
+    Duration::from_secs(10),
+];
+
+/// The steps between these two, both included.
+pub fn latencies(from: Duration, to: Duration) -> &'static [Duration] {
+    let begin = LATENCIES.partition_point(|step| *step < from);
+    let end = LATENCIES.partition_point(|step| *step <= to);
+    &LATENCIES[begin..end]
+}
+
 /// Counts durations by size.
 #[derive(Debug)]
 pub struct Histogram {
@@ -59,6 +85,14 @@ impl HistogramSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_are_those_between_two_of_them() {
+        let steps = |from, to| latencies(Duration::from_micros(from), Duration::from_micros(to));
+        assert_eq!(steps(100, 10_000_000), LATENCIES);
+        assert_eq!(steps(250, 1000), [250, 500, 1000].map(Duration::from_micros));
+        assert!(LATENCIES.is_sorted());
+    }
 
     #[test]
     fn each_duration_is_in_the_bucket_of_its_size() {

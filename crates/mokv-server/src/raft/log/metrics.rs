@@ -3,25 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::metrics::{Histogram, HistogramSnapshot};
-
-/// From a fast device to one that is about to cost an election.
-const SYNC_BOUNDS: &[Duration] = &[
-    Duration::from_micros(100),
-    Duration::from_micros(250),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2500),
-];
+use crate::metrics::histogram::{Histogram, HistogramSnapshot, latencies};
 
 /// The log's counters since it was opened.
 #[derive(Debug)]
@@ -34,7 +16,8 @@ pub struct LogMetrics {
 impl LogMetrics {
     pub(super) fn new() -> Self {
         Self {
-            syncs: Histogram::new(SYNC_BOUNDS),
+            // From a fast device to one that is about to cost an election.
+            syncs: Histogram::new(latencies(Duration::from_micros(100), Duration::from_millis(2500))),
             entries_written: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
         }
