@@ -53,6 +53,9 @@ impl Group {
     }
 }
 
+/// What precedes the log time of a batch.
+const LOG_TIME_TAG: u8 = 2 << 3;
+
 /// The writes of one group commit, encoded.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -70,10 +73,11 @@ impl Batch {
         let rest = internal::Batch { commands: Vec::new(), log_time_ms: log_time.as_millis() };
         let bytes = groups.iter().map(Group::bytes).sum::<usize>() + rest.encoded_len();
         let mut encoded = BytesMut::with_capacity(bytes);
+        // First, so that it can be read without the rest.
+        rest.encode(&mut encoded).expect("a buffer that grows");
         for group in groups {
             encoded.put_slice(&group.encoded);
         }
-        rest.encode(&mut encoded).expect("a buffer that grows");
         Self { encoded: encoded.freeze() }
     }
 
@@ -85,6 +89,12 @@ impl Batch {
     /// The encoded form.
     pub fn encoded(&self) -> &Bytes {
         &self.encoded
+    }
+
+    /// The log time, where it comes first, as it does in batches that are encoded here; otherwise zero.
+    pub fn log_time(&self) -> LogTime {
+        let mut millis = self.encoded.strip_prefix(&[LOG_TIME_TAG]).unwrap_or(&[0]);
+        prost::encoding::decode_varint(&mut millis).map(LogTime::from_millis).unwrap_or_default()
     }
 
     /// Decodes the log time and the commands. Their keys and values are slices of the batch's memory: copy what is kept.
@@ -188,8 +198,10 @@ mod tests {
         for log_time in [LogTime::default(), LogTime::from_millis(300)] {
             let message = internal::Batch { commands: commands.clone(), log_time_ms: log_time.as_millis() };
             let batch = Batch::of_groups(&groups, log_time);
-            assert_eq!(batch.encoded()[..], message.encode_to_vec());
+            assert_eq!(internal::Batch::decode(batch.encoded().clone()).expect("decode"), message);
+            assert_eq!(batch.encoded().len(), message.encoded_len());
             assert_eq!(batch, Batch::new(&commands, log_time));
+            assert_eq!(batch.log_time(), log_time);
         }
     }
 }

@@ -470,6 +470,7 @@ impl Node {
             snapshot_index: progress.snapshot,
             snapshot_bytes: inner.snapshots.latest().map_or(0, |snapshot| snapshot.size),
             log_bytes: inner.log.bytes_since(progress.purged),
+            log_age: inner.log.oldest_time().map(|oldest| stats.log_time.saturating_duration_since(oldest)),
             log_syncs: log.syncs(),
             log_bytes_written: log.bytes_written(),
             log_entries_written: log.entries_written(),

@@ -1,6 +1,7 @@
 //! What a node says of itself, in plain values: collected by the node, shown by the cluster service and the metrics.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::discovery::PeerState;
 use crate::metrics::{ConsensusStats, HistogramSnapshot};
@@ -40,6 +41,8 @@ pub struct NodeStatus {
     pub snapshot_bytes: u64,
     /// The size of the log on its disk.
     pub log_bytes: u64,
+    /// How much log time lies between the oldest entry in the log and the state, to a second. None while no entry has a time.
+    pub log_age: Option<Duration>,
     /// How long each sync of the log took.
     pub log_syncs: HistogramSnapshot,
     /// Bytes written to the log since the node started.

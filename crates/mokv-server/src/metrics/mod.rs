@@ -117,6 +117,11 @@ fn write_gossip(page: &mut Page, status: &NodeStatus) {
 
 fn write_log(page: &mut Page, status: &NodeStatus) {
     page.gauge("mokv_log_size_bytes", "The size of the log on disk.", status.log_bytes);
+    if let Some(age) = status.log_age {
+        let help = "How much time, as the state counts it, lies between the oldest entry in the log and the state. Members that \
+                    were away for less can catch up without a snapshot.";
+        page.gauge("mokv_log_oldest_entry_age_seconds", help, age.as_secs_f64());
+    }
     page.counter("mokv_log_written_bytes_total", "Bytes written to the log.", status.log_bytes_written);
     page.counter("mokv_log_written_entries_total", "Entries written to the log.", status.log_entries_written);
     page.histogram("mokv_log_fsync_seconds", "How long each sync of the log took.", &status.log_syncs);
@@ -149,6 +154,8 @@ fn write_watches(page: &mut Page, status: &NodeStatus) {
     let help = "The oldest revision that can be read; watches can begin after it.";
     page.gauge("mokv_history_oldest_revision", help, status.history.oldest);
     page.gauge("mokv_watch_watchers", "Watches under way.", status.watches.watchers);
+    let help = "Watches that have been behind for over a second: what is sent is taken too slowly, or not at all.";
+    page.gauge("mokv_watch_slow_watchers", help, status.watches.slow);
     page.counter("mokv_watch_events_total", "Events sent to watchers.", status.watches.events);
     let help = "Watches that ended because what they still had to see was forgotten.";
     page.counter("mokv_watch_compacted_total", help, status.watches.compacted);

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, btree_map};
 use std::mem;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 
 use super::ranges::RangeMap;
 use crate::mutants::mutant;
@@ -27,8 +29,12 @@ pub(super) struct Hub {
     next_id: u64,
     watchers: usize,
     waiting: usize,
+    busy: Busy,
     is_closed: bool,
 }
+
+/// Those who have not come back to wait since they were woken, or given something: when each last had all that there was.
+type Busy = BTreeMap<u64, Instant>;
 
 /// The watchers of one key or one range.
 #[derive(Default)]
@@ -47,13 +53,14 @@ struct Waiting {
 
 impl Group {
     /// Wakes those who have not seen `revision`.
-    fn wake(&mut self, revision: u64, wakers: &mut Vec<Waker>) {
+    fn wake(&mut self, revision: u64, now: Instant, busy: &mut Busy, wakers: &mut Vec<Waker>) {
         if self.waiting.is_empty() {
             return;
         }
         for (id, waiting) in mem::take(&mut self.waiting) {
             if waiting.seen < revision {
                 self.woken.insert(id, revision);
+                busy.insert(id, now);
                 wakers.push(waiting.waker);
             } else {
                 self.waiting.insert(id, waiting);
@@ -62,9 +69,10 @@ impl Group {
     }
 
     /// Wakes all, to look for themselves at what came after `position`.
-    fn wake_all(&mut self, position: u64, wakers: &mut Vec<Waker>) {
+    fn wake_all(&mut self, position: u64, now: Instant, busy: &mut Busy, wakers: &mut Vec<Waker>) {
         for (id, waiting) in mem::take(&mut self.waiting) {
             self.woken.insert(id, waiting.seen.max(position) + 1);
+            busy.insert(id, now);
             wakers.push(waiting.waker);
         }
     }
@@ -80,6 +88,7 @@ impl Hub {
             next_id: 0,
             watchers: 0,
             waiting: 0,
+            busy: Busy::new(),
             is_closed: false,
         }
     }
@@ -104,6 +113,7 @@ impl Hub {
     /// A watcher is gone.
     pub(super) fn leave(&mut self, id: u64, range: &KeyRange) {
         self.stop_waiting(id, range);
+        self.busy.remove(&id);
         let Some(group) = self.group(range) else { unreachable!("a watcher leaves once") };
         group.members -= 1;
         let is_empty = group.members == 0;
@@ -113,6 +123,20 @@ impl Hub {
             None => self.ranges.remove(range),
         }
         self.watchers -= 1;
+    }
+
+    /// A watcher is given changes: the last ones that there are, or not.
+    pub(super) fn give(&mut self, id: u64, are_last: bool, now: Instant) {
+        match self.busy.entry(id) {
+            btree_map::Entry::Vacant(place) => drop(place.insert(now)),
+            btree_map::Entry::Occupied(mut since) if are_last => drop(since.insert(now)),
+            btree_map::Entry::Occupied(_) => {}
+        }
+    }
+
+    /// How many watchers have not had all that there was for so long, or have not taken what they were given.
+    pub(super) fn behind_for(&self, duration: Duration, now: Instant) -> usize {
+        self.busy.values().filter(|since| now.duration_since(**since) >= duration).count()
     }
 
     /// Waits for a change after `seen`, everything up to which the watcher has seen. Ready with a revision up to which
@@ -133,6 +157,7 @@ impl Hub {
             btree_map::Entry::Vacant(place) => {
                 place.insert(Waiting { seen, waker: waker.clone() });
                 self.waiting += 1;
+                self.busy.remove(&id);
             }
         }
         Poll::Pending
@@ -165,12 +190,12 @@ impl Hub {
     }
 
     /// A key has changed. Those who are to be woken are added to `wakers`.
-    pub(super) fn change(&mut self, key: &[u8], revision: u64, wakers: &mut Vec<Waker>) {
+    pub(super) fn change(&mut self, key: &[u8], revision: u64, now: Instant, wakers: &mut Vec<Waker>) {
         let before = wakers.len();
         if let Some(group) = self.keys.get_mut(key) {
-            group.wake(revision, wakers);
+            group.wake(revision, now, &mut self.busy, wakers);
         }
-        self.ranges.visit(key, |group| group.wake(revision, wakers));
+        self.ranges.visit(key, |group| group.wake(revision, now, &mut self.busy, wakers));
         self.waiting -= wakers.len() - before;
     }
 
@@ -180,21 +205,21 @@ impl Hub {
     }
 
     /// Changes up to `position` were missed: everybody has to look.
-    pub(super) fn miss(&mut self, position: u64, wakers: &mut Vec<Waker>) {
-        self.wake_everybody(wakers);
+    pub(super) fn miss(&mut self, position: u64, now: Instant, wakers: &mut Vec<Waker>) {
+        self.wake_everybody(now, wakers);
         self.pass(position);
     }
 
     /// Ends all waiting, for good.
-    pub(super) fn close(&mut self, wakers: &mut Vec<Waker>) {
+    pub(super) fn close(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
         self.is_closed = true;
-        self.wake_everybody(wakers);
+        self.wake_everybody(now, wakers);
     }
 
-    fn wake_everybody(&mut self, wakers: &mut Vec<Waker>) {
-        let position = self.position;
-        self.keys.values_mut().for_each(|group| group.wake_all(position, wakers));
-        self.ranges.visit_all(|group| group.wake_all(position, wakers));
+    fn wake_everybody(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+        let (position, busy) = (self.position, &mut self.busy);
+        self.keys.values_mut().for_each(|group| group.wake_all(position, now, busy, wakers));
+        self.ranges.visit_all(|group| group.wake_all(position, now, busy, wakers));
         self.waiting = 0;
     }
 
@@ -222,7 +247,7 @@ mod tests {
 
     fn change(hub: &mut Hub, key: &str, revision: u64) -> usize {
         let mut wakers = Vec::new();
-        hub.change(key.as_bytes(), revision, &mut wakers);
+        hub.change(key.as_bytes(), revision, Instant::now(), &mut wakers);
         hub.pass(revision);
         wakers.len()
     }
@@ -281,6 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn who_is_behind_is_counted_until_there_is_nothing_left() {
+        let mut hub = hub(7);
+        let range = KeyRange::key("a");
+        let id = hub.join(&range);
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let behind = |hub: &Hub, now| hub.behind_for(Duration::from_secs(2), at(now));
+        assert_eq!(behind(&hub, 9), 0, "it was given nothing");
+        hub.give(id, false, at(1));
+        hub.give(id, false, at(2));
+        assert_eq!((behind(&hub, 2), behind(&hub, 3)), (0, 1), "it still lacks some");
+        hub.give(id, true, at(3));
+        assert_eq!((behind(&hub, 4), behind(&hub, 5)), (0, 1), "it does not take them");
+        assert_eq!(wait(&mut hub, id, &range, 7), Poll::Pending);
+        assert_eq!(behind(&hub, 9), 0);
+        hub.change(b"a", 8, at(9), &mut Vec::new());
+        assert_eq!((behind(&hub, 10), behind(&hub, 11)), (0, 1), "it does not come to read them");
+        hub.leave(id, &range);
+        assert_eq!(behind(&hub, 11), 0);
+    }
+
+    #[test]
     fn everybody_looks_for_themselves_where_changes_were_missed() {
         let mut hub = hub(7);
         let ranges = [KeyRange::key("a"), KeyRange::prefix("b")];
@@ -288,12 +335,12 @@ mod tests {
         assert_eq!(wait(&mut hub, ids[0], &ranges[0], 7), Poll::Pending);
         assert_eq!(wait(&mut hub, ids[1], &ranges[1], 9), Poll::Pending);
         let mut wakers = Vec::new();
-        hub.miss(20, &mut wakers);
+        hub.miss(20, Instant::now(), &mut wakers);
         assert_eq!((wakers.len(), hub.is_idle(), hub.position()), (2, true, 20));
         assert_eq!(wait(&mut hub, ids[0], &ranges[0], 7), Poll::Ready(Ok(7)));
         assert_eq!(wait(&mut hub, ids[1], &ranges[1], 9), Poll::Ready(Ok(9)));
         assert_eq!(wait(&mut hub, ids[1], &ranges[1], 20), Poll::Pending);
-        hub.close(&mut wakers);
+        hub.close(Instant::now(), &mut wakers);
         assert_eq!(wakers.len(), 3);
         assert_eq!(wait(&mut hub, ids[1], &ranges[1], 20), Poll::Ready(Err(Closed)));
     }

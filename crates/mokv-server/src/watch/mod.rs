@@ -15,8 +15,10 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use self::hub::{Closed, Hub};
 use crate::runtime::Tasks;
@@ -24,6 +26,9 @@ use crate::store::{Changes, ChunkLimit, Compacted, Cursor, KeyRange, Store};
 
 /// Watchers at one time. Each costs some kilobytes, most of it for its stream.
 pub const WATCHERS_MAX: usize = 100_000;
+
+/// A watcher that has not had all that there was for so long is slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// Why there are no more changes for a watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +51,8 @@ pub struct TooManyWatchers;
 pub struct WatchStats {
     /// How many there are.
     pub watchers: u64,
+    /// How many of them have been behind for over a second: they take changes more slowly than those come, or not at all.
+    pub slow: u64,
     /// How many events they were sent.
     pub events: u64,
     /// How many ended because what they lacked was forgotten.
@@ -92,7 +99,7 @@ impl Watches {
 
     /// Ends all watches, now and for good.
     pub fn close(&self) {
-        self.shared.wake(|hub, wakers| hub.close(wakers));
+        self.shared.wake(|hub, wakers| hub.close(Instant::now(), wakers));
     }
 
     /// Counts events that were sent to watchers.
@@ -102,8 +109,12 @@ impl Watches {
 
     /// What is known of all watchers.
     pub fn stats(&self) -> WatchStats {
+        let hub = self.shared.hub();
+        let (watchers, slow) = (hub.watchers(), hub.behind_for(SLOW_AFTER, Instant::now()));
+        drop(hub);
         WatchStats {
-            watchers: self.shared.hub().watchers() as u64,
+            watchers: watchers as u64,
+            slow: slow as u64,
             events: self.shared.events.load(Ordering::Relaxed),
             compacted: self.shared.compacted.load(Ordering::Relaxed),
         }
@@ -157,6 +168,7 @@ impl Watcher {
             let ends_revision = self.is_within && !self.cursor.is_within();
             if !changes.changes.is_empty() || ends_revision {
                 self.is_within = self.cursor.is_within();
+                self.shared.hub().give(self.id, changes.is_end, Instant::now());
                 return Ok(changes);
             }
             match changes.is_end {
@@ -233,12 +245,13 @@ fn look(shared: &Shared, cursor: &mut Cursor, newest: u64) -> bool {
     }
     drop(hub);
     let Ok(changes) = shared.store.changes(*cursor, &KeyRange::all(), ChunkLimit::default()) else {
-        shared.wake(|hub, wakers| hub.miss(newest, wakers));
+        shared.wake(|hub, wakers| hub.miss(newest, Instant::now(), wakers));
         *cursor = Cursor::after(newest);
         return true;
     };
     shared.wake(|hub, wakers| {
-        changes.changes.iter().for_each(|change| hub.change(&change.key, change.revision, wakers));
+        let now = Instant::now();
+        changes.changes.iter().for_each(|change| hub.change(&change.key, change.revision, now, wakers));
         hub.pass(changes.next.revision());
     });
     *cursor = changes.next;

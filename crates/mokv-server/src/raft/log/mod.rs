@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::disk::Disk;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::runtime::Tasks;
+use crate::store::LogTime;
 
 mod error;
 mod mark;
@@ -197,6 +198,12 @@ impl Log {
     /// The position up to which entries were purged.
     pub fn purged(&self) -> Option<LogId> {
         self.tail().purged()
+    }
+
+    /// The log time of the first entry, or less than a second before it; where it has none, of the last before it that has
+    /// one. None if there is no entry.
+    pub fn oldest_time(&self) -> Option<LogTime> {
+        self.tail().oldest_time()
     }
 
     /// Bytes of the entries after this index, about as they are on the disk.

@@ -8,15 +8,20 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::segment::Place;
 use crate::raft::types::{self, Entry, LogId, Vote};
+use crate::store::LogTime;
 
 /// What an entry takes beyond its batch or its membership, on the disk and in memory, at most.
 pub const ENTRY_OVERHEAD_BYTES: u64 = 128;
 
 /// What a node takes in a membership, names and addresses of common length.
 const MEMBER_BYTES: u64 = 128;
+
+/// Log times are remembered this far apart.
+const TIMES_APART: Duration = Duration::from_secs(1);
 
 /// An entry that is not the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +68,8 @@ pub(super) struct Tail {
     cache_bytes: u64,
     cache_bytes_max: u64,
     durable_end: u64,
+    /// Of some entries, ascending: the index, and the log time. Of those before the first slot at least the last one.
+    times: VecDeque<(u64, LogTime)>,
 }
 
 impl Tail {
@@ -80,6 +87,7 @@ impl Tail {
             cache_bytes: 0,
             cache_bytes_max,
             durable_end: 0,
+            times: VecDeque::new(),
         }
     }
 
@@ -122,6 +130,7 @@ impl Tail {
         } else if index != self.end() {
             return Err(OutOfOrder { found: index, expected: self.end() });
         }
+        self.remember_time(&entry);
         let bytes = weight(&entry);
         let term = entry.log_id.leader_id.term;
         self.slots.push_back(Slot { term, bytes_end: self.bytes_end() + bytes, place: None });
@@ -151,6 +160,7 @@ impl Tail {
         }
         let cache_first = self.cache_first();
         self.slots.truncate(kept);
+        self.times.truncate(self.times.partition_point(|(index, _)| *index < from));
         self.cache.truncate(self.end().saturating_sub(cache_first) as usize);
         self.cache_bytes = self.bytes_of(self.cache_first()..self.end());
         self.durable_end = self.durable_end.min(self.end());
@@ -180,6 +190,7 @@ impl Tail {
             self.last = Some(upto);
         }
         self.durable_end = self.durable_end.max(upto.index + 1);
+        self.times.drain(..self.times_before_first().saturating_sub(1));
     }
 
     /// The entries of a range that are there, in their order, up to `bytes_max`, but at least one.
@@ -210,6 +221,13 @@ impl Tail {
         }
     }
 
+    /// The log time of the first entry, or less than a second before it; where it has none, of the last before it that has
+    /// one. None if there is no entry.
+    pub(super) fn oldest_time(&self) -> Option<LogTime> {
+        let before = self.times_before_first();
+        self.times.get(before.saturating_sub(1)).filter(|_| !self.slots.is_empty()).map(|(_, time)| *time)
+    }
+
     /// Bytes of the entries after this index, about as they are on the disk.
     pub(super) fn bytes_since(&self, index: u64) -> u64 {
         self.bytes_end() - self.bytes_up_to(index.saturating_add(1))
@@ -220,6 +238,19 @@ impl Tail {
         let droppable_end = self.bytes_end().saturating_sub(bytes);
         let droppable = self.slots.partition_point(|slot| slot.bytes_end <= droppable_end) as u64;
         if droppable == 0 { 0 } else { self.first + droppable - 1 }
+    }
+
+    /// How many of the times are those of the first entry or of one before it.
+    fn times_before_first(&self) -> usize {
+        self.times.partition_point(|(index, _)| *index <= self.first)
+    }
+
+    fn remember_time(&mut self, entry: &Entry) {
+        let openraft::EntryPayload::Normal(batch) = &entry.payload else { return };
+        let time = batch.log_time();
+        if self.times.back().is_none_or(|(_, last)| time >= *last + TIMES_APART) {
+            self.times.push_back((entry.log_id.index, time));
+        }
     }
 
     /// Bytes of the entries before this index.
@@ -268,7 +299,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::Batch;
+    use crate::command::{self, Batch};
     use crate::disk::sim::SimDisk;
     use crate::raft::log::segment::Segment;
 
@@ -307,7 +338,11 @@ mod tests {
     }
 
     fn entry(index: u64, len: usize) -> Entry {
-        let payload = openraft::EntryPayload::Normal(Batch::from_encoded(vec![0; len].into()));
+        let commands = [command::set("k", vec![0; len])];
+        let payload = match len % 3 {
+            0 => openraft::EntryPayload::Blank,
+            _ => openraft::EntryPayload::Normal(Batch::new(&commands, LogTime::from_millis(400 * index))),
+        };
         Entry { log_id: types::log_id(1 + index / 5, index), payload }
     }
 
@@ -361,6 +396,15 @@ mod tests {
         let cached: u64 = tail.cache.iter().map(weight).sum();
         prop_assert_eq!(tail.cache_bytes, cached);
         prop_assert!(cached <= tail.cache_bytes_max || tail.cache_first() >= tail.durable_end());
+        let first = model.entries.values().next().map(|entry| &entry.payload);
+        match first {
+            None => prop_assert_eq!(tail.oldest_time(), None),
+            Some(openraft::EntryPayload::Normal(batch)) => {
+                let (first, oldest) = (batch.log_time(), tail.oldest_time().expect("one"));
+                prop_assert!(oldest <= first && first < oldest + TIMES_APART, "{oldest} for {first}");
+            }
+            Some(_) => {}
+        }
         let since: u64 = model.entries.range(range.start + 1..).map(|(_, entry)| weight(entry)).sum();
         prop_assert_eq!(tail.bytes_since(range.start), since);
 

@@ -86,6 +86,7 @@ async fn metrics_have_what_dashboards_ask_for() {
         "mokv_raft_applied_index",
         "mokv_store_memory_bytes",
         "mokv_log_fsync_seconds_count",
+        "mokv_log_oldest_entry_age_seconds",
         "mokv_raft_proposals_total",
         "mokv_snapshot_index",
         #[cfg(target_os = "linux")]

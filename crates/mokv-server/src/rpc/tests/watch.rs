@@ -12,7 +12,7 @@ use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::api::{self, WatchRequest, WatchResponse, watch_event::Kind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -330,6 +330,11 @@ async fn one_who_does_not_read_is_no_burden_and_is_told() {
     let status = server.node.status();
     assert!(status.history.bytes <= 1 << 20, "{:?}", status.history);
     assert_eq!((status.watches.watchers, status.watches.events), (3, status.watches.events.max(300)));
+    let began = Instant::now();
+    while server.node.status().watches.slow != 2 {
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", server.node.status().watches);
+        sleep(Duration::from_millis(50)).await;
+    }
 
     for slow in [slow, slow_list] {
         let oldest = oldest(end(slow).await);
@@ -571,6 +576,7 @@ async fn watches_are_on_the_metrics_page() {
     let samples: BTreeMap<String, f64> = super::samples(&page);
     for (series, value) in [
         ("mokv_watch_watchers", 1.0),
+        ("mokv_watch_slow_watchers", 0.0),
         ("mokv_watch_events_total", 2.0),
         ("mokv_watch_compacted_total", 0.0),
         ("mokv_history_oldest_revision", 0.0),
